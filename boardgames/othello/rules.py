@@ -1,0 +1,229 @@
+"""Othello as 64-bit bitboards, played and replayed for thousands of games at once.
+
+Square s = 8 * row + col is bit s; row is the letter and col the digit of the Othello coordinate, the
+order of OthelloGPT's data (Li et al. 2023). Black starts. A forced pass is not a move, but the side to
+move is tracked through it.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Bool, Int8, UInt8, UInt64
+from numpy.typing import NDArray
+
+BLACK, WHITE = 1, -1
+NO_MOVE = 255
+MAX_PLIES = 60
+START_BLACK = np.uint64(1 << 28 | 1 << 35)
+START_WHITE = np.uint64(1 << 27 | 1 << 36)
+CENTRE = (27, 28, 35, 36)
+# (row step, col step), clockwise from "towards row a"; the order of the reference's line labels.
+DIRECTIONS = ((-1, 0), (-1, 1), (0, 1), (1, 1), (1, 0), (1, -1), (0, -1), (-1, -1))
+
+_ZERO = np.uint64(0)
+_ONE = np.uint64(1)
+_INNER_COLUMNS = np.uint64(0x7E7E_7E7E_7E7E_7E7E)
+_CHUNK = 4096  # games per pass: a dozen uint64 temporaries of this length stay in the L2 cache
+
+Bitboards = UInt64[np.ndarray, " games"]
+
+
+class IllegalMoveError(ValueError):
+    """A transcript holds a move that the rules forbid; names game, ply and square."""
+
+
+def square_name(square: int) -> str:
+    """'a1' for 0, 'c3' for 18, 'h8' for 63."""
+    return "abcdefgh"[square // 8] + str(square % 8 + 1)
+
+
+def square_index(name: str) -> int:
+    """18 for 'c3'; the inverse of square_name."""
+    if len(name) != 2 or name[0] not in "abcdefgh" or name[1] not in "12345678":
+        raise ValueError(f"square {name!r}: expected a letter a-h and a digit 1-8, such as 'c3'")
+    return 8 * "abcdefgh".index(name[0]) + int(name[1]) - 1
+
+
+def _shift(boards: Bitboards, step: int) -> Bitboards:
+    return boards << np.uint64(step) if step > 0 else boards >> np.uint64(-step)
+
+
+def _runs(start: Bitboards, through: Bitboards, step: int) -> Bitboards:
+    """Unbroken runs of `through` that begin next to `start` in one direction (parallel prefix, up to six squares)."""
+    run = through & _shift(start, step)
+    run |= through & _shift(run, step)
+    pairs = through & _shift(through, step)
+    run |= pairs & _shift(run, 2 * step)
+    run |= pairs & _shift(run, 2 * step)
+    return run
+
+
+def _capturable(opponent: Bitboards, direction: tuple[int, int]) -> Bitboards:
+    """Discs that a line in this direction can run through: edge columns end every line that changes column."""
+    return opponent if direction[1] == 0 else opponent & _INNER_COLUMNS
+
+
+def legal_moves(own: Bitboards, opponent: Bitboards) -> Bitboards:
+    """Squares on which the side `own` may play, as one bitboard per game."""
+    moves = np.zeros_like(own)
+    for direction in DIRECTIONS:
+        step = 8 * direction[0] + direction[1]
+        moves |= _shift(_runs(own, _capturable(opponent, direction), step), step)
+    return moves & ~(own | opponent)
+
+
+def flips_by_direction(own: Bitboards, opponent: Bitboards, move: Bitboards) -> UInt64[np.ndarray, "8 games"]:
+    """Discs turned over by playing the single bit `move`, separately for each of DIRECTIONS."""
+    flips = np.empty((8, len(own)), np.uint64)
+    for row, direction in zip(flips, DIRECTIONS, strict=True):
+        step = 8 * direction[0] + direction[1]
+        run = _runs(move, _capturable(opponent, direction), step)
+        closed = (_shift(run, step) & own) != 0
+        row[:] = np.where(closed, run, _ZERO)
+    return flips
+
+
+def flips(own: Bitboards, opponent: Bitboards, move: Bitboards) -> Bitboards:
+    """All discs turned over by playing the single bit `move` (0 where no move is made)."""
+    return np.bitwise_or.reduce(flips_by_direction(own, opponent, move), axis=0)
+
+
+def pick_bit(boards: Bitboards, rank: NDArray[np.integer]) -> UInt8[np.ndarray, " games"]:
+    """Index of the set bit with `rank` set bits below it; boards must have more than `rank` bits."""
+    rest = boards.copy()
+    rank = rank.astype(np.uint8)
+    square = np.zeros(len(boards), np.uint8)
+    for width in (32, 16, 8, 4, 2, 1):
+        below = np.bitwise_count(rest & np.uint64((1 << width) - 1))
+        upper = rank >= below
+        rank -= np.where(upper, below, np.uint8(0))
+        jump = np.where(upper, np.uint8(width), np.uint8(0))
+        square += jump
+        rest >>= jump.astype(np.uint64)
+    return square
+
+
+class _Table:
+    """Games in progress, one entry each: boards by colour, the side to move (0 = over), and its legal moves."""
+
+    def __init__(self, games: int) -> None:
+        self.black, self.white = np.full(games, START_BLACK), np.full(games, START_WHITE)
+        self.side = np.full(games, BLACK, np.int8)
+        self.legal = legal_moves(self.black, self.white)
+
+    def play(self, move: Bitboards) -> Bitboards:
+        """Play one bit in every game (0 leaves a game alone), take forced passes, return the discs turned over."""
+        moved, black_moves = move != 0, self.side == BLACK
+        own, opponent = np.where(black_moves, self.black, self.white), np.where(black_moves, self.white, self.black)
+        turned = flips(own, opponent, move)
+        own, opponent = own | move | turned, opponent & ~turned
+        self.black, self.white = np.where(black_moves, own, opponent), np.where(black_moves, opponent, own)
+
+        reply = legal_moves(opponent, own)
+        stuck = moved & (reply == 0)  # a forced pass, or the end
+        if stuck.any():
+            reply[stuck] = legal_moves(own[stuck], opponent[stuck])
+        self.legal = np.where(moved, reply, self.legal)
+        self.side = np.where(moved & ~stuck, -self.side, self.side).astype(np.int8)
+        self.side[self.legal == 0] = 0
+        return turned
+
+
+def _chunks(games: int) -> list[slice]:
+    return [slice(start, min(start + _CHUNK, games)) for start in range(0, games, _CHUNK)]
+
+
+def random_games(count: int, rng: np.random.Generator) -> UInt8[np.ndarray, "games 60"]:
+    """Games in which every move is drawn uniformly from the legal ones; NO_MOVE after the end."""
+    moves = np.full((count, MAX_PLIES), NO_MOVE, np.uint8)
+    for chunk in _chunks(count):
+        table = _Table(chunk.stop - chunk.start)
+        for ply in range(MAX_PLIES):
+            options = np.bitwise_count(table.legal)
+            alive = options > 0
+            square = pick_bit(table.legal, (rng.random(len(options)) * options).astype(np.uint8))
+            moves[chunk, ply] = np.where(alive, square, np.uint8(NO_MOVE))
+            table.play(np.where(alive, _ONE << (square & 63).astype(np.uint64), _ZERO))
+    return moves
+
+
+@dataclass(frozen=True)
+class Replay:
+    """What the rules say after every ply of every game; zeros after a game's last move.
+
+    Boards are the position after the move of that ply.
+    """
+
+    moves: UInt8[np.ndarray, "games 60"]
+    black: UInt64[np.ndarray, "games 60"]
+    white: UInt64[np.ndarray, "games 60"]
+    mover: Int8[np.ndarray, "games 60"]  # who made the move of this ply
+    next_mover: Int8[np.ndarray, "games 60"]  # who moves next, passes taken into account; 0 = the game is over
+    legal: UInt64[np.ndarray, "games 60"]  # the legal moves of next_mover
+    flipped: UInt64[np.ndarray, "games 60"]  # discs turned over by the move of this ply
+
+    @property
+    def played(self) -> Bool[np.ndarray, "games 60"]:
+        """True where a move was made."""
+        return self.moves != NO_MOVE
+
+    @property
+    def mine(self) -> UInt64[np.ndarray, "games 60"]:
+        """Discs of the side that has just moved."""
+        return np.where(self.mover == WHITE, self.white, self.black)
+
+    @property
+    def yours(self) -> UInt64[np.ndarray, "games 60"]:
+        """Discs of the opponent of the side that has just moved."""
+        return np.where(self.mover == WHITE, self.black, self.white)
+
+
+def replay(moves: UInt8[np.ndarray, "games plies"]) -> Replay:
+    """Replay transcripts of squares (NO_MOVE = none) and check every move.
+
+    Raises IllegalMoveError, naming game, ply and square, at the first move that the rules forbid.
+    """
+    if moves.ndim != 2 or moves.shape[1] > MAX_PLIES or moves.dtype != np.uint8:
+        raise ValueError(f"moves are {moves.dtype}{list(moves.shape)}: expected uint8 [games, at most {MAX_PLIES}]")
+    games = len(moves)
+    padded = np.full((games, MAX_PLIES), NO_MOVE, np.uint8)
+    padded[:, : moves.shape[1]] = moves
+    boards = {name: np.zeros((games, MAX_PLIES), np.uint64) for name in ("black", "white", "legal", "flipped")}
+    sides = {name: np.zeros((games, MAX_PLIES), np.int8) for name in ("mover", "next_mover")}
+    for chunk in _chunks(games):
+        table = _Table(chunk.stop - chunk.start)
+        ended = np.zeros(chunk.stop - chunk.start, bool)
+        for ply in range(MAX_PLIES):
+            square = padded[chunk, ply]
+            moved = square != NO_MOVE
+            move = np.where(moved, _ONE << (square & 63).astype(np.uint64), _ZERO)
+            wrong = moved & (((move & table.legal) == 0) | (square > 63) | ended)
+            if wrong.any():
+                at = int(np.argmax(wrong))
+                raise IllegalMoveError(_illegal_move(chunk.start + at, ply, int(square[at]), table, at, bool(ended[at])))
+            ended |= ~moved
+            sides["mover"][chunk, ply] = np.where(moved, table.side, 0)
+            boards["flipped"][chunk, ply] = table.play(move)
+            sides["next_mover"][chunk, ply] = np.where(moved, table.side, 0)
+            for name in ("black", "white", "legal"):
+                boards[name][chunk, ply] = np.where(moved, getattr(table, name), _ZERO)
+    return Replay(padded, **boards, **sides)
+
+
+def _illegal_move(game: int, ply: int, square: int, table: _Table, at: int, after_gap: bool) -> str:
+    where = f"game {game}, ply {ply}"
+    if square > 63:
+        return f"{where}: {square} is not a square (0-63, or {NO_MOVE} after the end of the game)"
+    if after_gap:
+        return f"{where}: {square_name(square)} follows an empty ply; passes are not stored"
+    if table.side[at] == 0:
+        return f"{where}: {square_name(square)} is played after the end of the game"
+    side = "black" if table.side[at] == BLACK else "white"
+    legal = [square_name(s) for s in range(64) if int(table.legal[at]) >> s & 1]
+    return f"{where}: {square_name(square)} is not legal for {side}, who may play {', '.join(legal)}"
+
+
+def unpack(boards: UInt64[np.ndarray, "*shape"]) -> Bool[np.ndarray, "*shape 64"]:
+    """One boolean per square, index = square."""
+    octets = np.ascontiguousarray(boards, dtype="<u8")[..., None].view(np.uint8)
+    return np.unpackbits(octets, axis=-1, bitorder="little").view(bool)

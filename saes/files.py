@@ -1,0 +1,107 @@
+"""Files that are whole or absent: atomic writes, and safe reads that name the file when it is damaged."""
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+
+class FileError(ValueError):
+    """A file is missing, damaged, or not what was asked for."""
+
+
+@contextmanager
+def atomic(path: Path | str) -> Iterator[Path]:
+    """A temporary path beside `path` that replaces it, after an fsync, only if the block ends without an error."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
+    os.close(handle)
+    part = Path(name)
+    try:
+        yield part
+        with open(part, "rb") as written:
+            os.fsync(written.fileno())
+        part.chmod(0o644)
+        os.replace(part, path)
+        _sync_folder(path.parent)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make a rename durable; only POSIX systems can open a folder."""
+    if os.name == "posix":
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def write_text(path: Path | str, text: str) -> None:
+    """Write a whole text file atomically."""
+    with atomic(path) as part:
+        part.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path | str, value: Any) -> None:
+    """Write JSON atomically, indented, refusing NaN and infinity (they are not JSON)."""
+    write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
+
+
+def read_json(path: Path | str) -> Any:
+    """Read JSON; a missing or damaged file is a FileError that names it."""
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise FileError(f"{path}: no such file") from None
+    except (OSError, ValueError) as error:
+        raise FileError(f"{path}: not readable as JSON ({error})") from None
+
+
+def write_tensors(path: Path | str, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
+    """Write a safetensors file atomically."""
+    with atomic(path) as part:
+        save_file({name: t.detach().contiguous().cpu() for name, t in tensors.items()}, part, metadata=dict(metadata or {}))
+
+
+def read_tensors(path: Path | str, device: str | torch.device = "cpu") -> dict[str, Tensor]:
+    """Read a safetensors file; a missing, truncated or mistyped file is a FileError that names it."""
+    if not Path(path).is_file():
+        raise FileError(f"{path}: no such file")
+    try:
+        return load_file(path, device=str(device))
+    except (safetensors.SafetensorError, OSError, ValueError) as error:
+        raise FileError(f"{path}: not a whole safetensors file ({error})") from None
+
+
+def write_state(path: Path | str, state: Mapping[str, Any]) -> None:
+    """Write nested tensors, numbers and strings (optimiser state) atomically; read_state reads it without unpickling."""
+    with atomic(path) as part:
+        torch.save(dict(state), part)
+
+
+def read_state(path: Path | str) -> dict[str, Any]:
+    """Read what write_state wrote, tensors and plain values only."""
+    if not Path(path).is_file():
+        raise FileError(f"{path}: no such file")
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises whatever its zip reader or unpickler meets in a damaged file
+        raise FileError(f"{path}: damaged, or not a state file ({type(error).__name__})") from None
+
+
+def sha256(path: Path | str) -> str:
+    """Hex digest of a file."""
+    with open(path, "rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
