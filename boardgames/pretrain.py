@@ -72,7 +72,6 @@ def othello_gpt(config: PretrainConfig) -> GPT2LMHeadModel:
             attn_pdrop=0.0,
             bos_token_id=None,
             eos_token_id=None,
-            pad_token_id=PAD,
         )
     )
 

@@ -8,7 +8,7 @@ move is tracked through it.
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Bool, Int8, UInt8, UInt64
+from jaxtyping import Bool, Int8, Int64, UInt8, UInt64
 from numpy.typing import NDArray
 
 BLACK, WHITE = 1, -1
@@ -183,43 +183,56 @@ def replay(moves: UInt8[np.ndarray, "games plies"]) -> Replay:
 
     Raises IllegalMoveError, naming game, ply and square, at the first move that the rules forbid.
     """
+    result, illegal = replay_while_legal(moves)
+    if (illegal < MAX_PLIES).any():
+        game = int(np.argmax(illegal < MAX_PLIES))
+        raise IllegalMoveError(_illegal_move(moves[game], game, int(illegal[game])))
+    return result
+
+
+def replay_while_legal(moves: UInt8[np.ndarray, "games plies"]) -> tuple[Replay, Int64[np.ndarray, " games"]]:
+    """Replay every game up to its first illegal move; also the ply of that move (60 where all moves are legal)."""
     if moves.ndim != 2 or moves.shape[1] > MAX_PLIES or moves.dtype != np.uint8:
         raise ValueError(f"moves are {moves.dtype}{list(moves.shape)}: expected uint8 [games, at most {MAX_PLIES}]")
     games = len(moves)
-    padded = np.full((games, MAX_PLIES), NO_MOVE, np.uint8)
-    padded[:, : moves.shape[1]] = moves
+    played = np.full((games, MAX_PLIES), NO_MOVE, np.uint8)
+    played[:, : moves.shape[1]] = moves
+    illegal = np.full(games, MAX_PLIES)
     boards = {name: np.zeros((games, MAX_PLIES), np.uint64) for name in ("black", "white", "legal", "flipped")}
     sides = {name: np.zeros((games, MAX_PLIES), np.int8) for name in ("mover", "next_mover")}
     for chunk in _chunks(games):
         table = _Table(chunk.stop - chunk.start)
         ended = np.zeros(chunk.stop - chunk.start, bool)
         for ply in range(MAX_PLIES):
-            square = padded[chunk, ply]
-            moved = square != NO_MOVE
-            move = np.where(moved, _ONE << (square & 63).astype(np.uint64), _ZERO)
-            wrong = moved & (((move & table.legal) == 0) | (square > 63) | ended)
-            if wrong.any():
-                at = int(np.argmax(wrong))
-                raise IllegalMoveError(_illegal_move(chunk.start + at, ply, int(square[at]), table, at, bool(ended[at])))
+            square = played[chunk, ply]
+            given = square != NO_MOVE
+            move = np.where(given & ~ended & (square < 64), _ONE << (square & 63).astype(np.uint64), _ZERO) & table.legal
+            moved = move != 0
+            wrong = given & ~moved & (illegal[chunk] == MAX_PLIES)
+            illegal[chunk][wrong] = ply
+            played[chunk, ply] = np.where(moved, square, np.uint8(NO_MOVE))
             ended |= ~moved
             sides["mover"][chunk, ply] = np.where(moved, table.side, 0)
             boards["flipped"][chunk, ply] = table.play(move)
             sides["next_mover"][chunk, ply] = np.where(moved, table.side, 0)
             for name in ("black", "white", "legal"):
                 boards[name][chunk, ply] = np.where(moved, getattr(table, name), _ZERO)
-    return Replay(padded, **boards, **sides)
+    return Replay(played, **boards, **sides), illegal
 
 
-def _illegal_move(game: int, ply: int, square: int, table: _Table, at: int, after_gap: bool) -> str:
-    where = f"game {game}, ply {ply}"
+def _illegal_move(moves: UInt8[np.ndarray, " plies"], game: int, ply: int) -> str:
+    where, square = f"game {game}, ply {ply}", int(moves[ply])
     if square > 63:
         return f"{where}: {square} is not a square (0-63, or {NO_MOVE} after the end of the game)"
-    if after_gap:
+    if (moves[:ply] == NO_MOVE).any():
         return f"{where}: {square_name(square)} follows an empty ply; passes are not stored"
-    if table.side[at] == 0:
+    table = _Table(1)
+    for earlier in moves[:ply]:
+        table.play(np.array([1 << int(earlier)], np.uint64))
+    if table.side[0] == 0:
         return f"{where}: {square_name(square)} is played after the end of the game"
-    side = "black" if table.side[at] == BLACK else "white"
-    legal = [square_name(s) for s in range(64) if int(table.legal[at]) >> s & 1]
+    side = "black" if table.side[0] == BLACK else "white"
+    legal = [square_name(s) for s in range(64) if int(table.legal[0]) >> s & 1]
     return f"{where}: {square_name(square)} is not legal for {side}, who may play {', '.join(legal)}"
 
 

@@ -1,0 +1,51 @@
+"""A dictionary as a folder: config.json (architecture, shape, sites) and dictionary.safetensors, each whole or absent."""
+
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+
+from saes.architectures import ARCHITECTURES, ReLUDictionary
+from saes.files import FileError, read_json, read_tensors, write_json, write_tensors
+from saes.sites import Site
+
+FORMAT = "kibitz-dictionary-1"
+
+
+def save_dictionary(dictionary: ReLUDictionary, folder: Path | str, *, dtype: torch.dtype = torch.float32) -> None:
+    """Write a dictionary; weights are stored in `dtype` and always load as float32."""
+    folder = Path(folder)
+    tensors = {name: t.to(dtype) for name, t in dictionary.state_dict().items()}
+    write_tensors(folder / "dictionary.safetensors", tensors)
+    write_json(
+        folder / "config.json",
+        {
+            "format": FORMAT,
+            "architecture": dictionary.architecture,
+            **asdict(dictionary.config),
+            "reads": [asdict(site) for site in dictionary.reads],
+            "writes": [asdict(site) for site in dictionary.writes],
+        },
+    )
+
+
+def load_dictionary(folder: Path | str, device: str = "cpu") -> ReLUDictionary:
+    """Read a dictionary, frozen; a missing, damaged or mis-shaped file is a FileError that names it."""
+    folder = Path(folder)
+    config = read_json(folder / "config.json")
+    try:
+        if config["format"] != FORMAT:
+            raise FileError(f"{folder / 'config.json'}: format {config['format']!r}; expected {FORMAT!r}")
+        shape_type, module_type = ARCHITECTURES[config["architecture"]]
+        dictionary = module_type(
+            shape_type(width=config["width"], features=config["features"]), [Site(**s) for s in config["reads"]]
+        )
+    except (KeyError, TypeError) as error:
+        raise FileError(f"{folder / 'config.json'}: missing or unknown entry ({error})") from None
+    tensors = read_tensors(folder / "dictionary.safetensors")
+    expected = {name: tuple(t.shape) for name, t in dictionary.state_dict().items()}
+    found = {name: tuple(t.shape) for name, t in tensors.items()}
+    if expected != found:
+        raise FileError(f"{folder / 'dictionary.safetensors'}: tensors {found} do not match the config: {expected}")
+    dictionary.load_state_dict({name: t.float() for name, t in tensors.items()})
+    return dictionary.to(device).eval().requires_grad_(False)
