@@ -10,14 +10,14 @@ u) * (change of u). What a node reads decides how that derivative is taken:
 Edges are summed over positions at both ends and averaged over examples.
 """
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import PreTrainedModel
 
 from circuits.attribution import NodeEffects
@@ -124,7 +124,8 @@ def _through(
         leaves.append(x.detach().requires_grad_())
         return leaves[-1]
 
-    with _eager_attention(model), torch.enable_grad(), intervene(model, {reads: leaf}):
+    # the fused attention kernels have no batched backward pass
+    with sdpa_kernel(SDPBackend.MATH), torch.enable_grad(), intervene(model, {reads: leaf}):
         with capture(model, [writes]) as values:
             model(input_ids=tokens, use_cache=False)
         pieces = [
@@ -132,17 +133,6 @@ def _through(
             for chunk in rows.split(_VJP_CHUNK)
         ]
     return torch.cat(pieces)
-
-
-@contextmanager
-def _eager_attention(model: PreTrainedModel) -> Iterator[None]:
-    """Attention as plain tensor operations: fused kernels have no batched backward pass."""
-    before = model.config._attn_implementation
-    model.set_attn_implementation("eager")
-    try:
-        yield
-    finally:
-        model.set_attn_implementation(before or "eager")
 
 
 @torch.no_grad()

@@ -35,9 +35,10 @@ class Case:
     def __init__(self, name: str) -> None:
         self.folder = GOLDEN / name
         config = AutoConfig.from_pretrained(self.folder)
-        config._attn_implementation = "eager"
+        config._attn_implementation = "sdpa"  # transformers' eager attention takes the softmax in float32
         self.model = GPTNeoXForCausalLM(config).double().eval().requires_grad_(False)
-        self.model.load_state_dict(load_file(self.folder / "model.safetensors"))
+        weights = load_file(self.folder / "model.safetensors")
+        self.model.load_state_dict({k.replace("embed_out.", "lm_head."): v for k, v in weights.items()})
         weights = load_file(self.folder / "saes.safetensors")
         self.dictionaries = {}
         for site in circuit_sites(self.model):

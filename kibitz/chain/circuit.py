@@ -1,0 +1,121 @@
+"""Step 5: the circuit behind a behaviour whose cause the rules fix, measured on pairs that did not find it."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from transformers import PreTrainedModel
+
+from boardgames.matching import Match, match_features
+from boardgames.othello.counterfactuals import Counterfactuals, counterfactuals
+from boardgames.othello.rules import replay, square_index
+from boardgames.othello.transcript import TOKEN_OF_SQUARE, to_tokens
+from boardgames.report import Positions
+from circuits.attribution import patch_states
+from circuits.circuit import Circuit
+from circuits.discover import CircuitConfig, Discovery, find_circuit
+from circuits.faithfulness import Faithfulness, faithfulness
+from circuits.feature_acts import Dictionaries
+from circuits.metrics import Examples, LogOdds
+from kibitz.chain.board import drawn_position
+
+TARGET, DIRECTION = "b4", (1, 0)  # legal by flipping discs down the column b4-c4-d4-...
+LAST_PLY = 29
+
+
+@dataclass(frozen=True)
+class Explained:
+    discovery: Discovery
+    measured: Faithfulness
+    matches: dict[tuple[str, int], Match]
+    pairs: Counterfactuals
+    examples: int
+
+    @property
+    def circuit(self) -> Circuit:
+        return self.discovery.circuit
+
+    def summary(self) -> dict[str, float]:
+        m = self.measured
+        return {
+            "nodes": len(self.circuit.nodes),
+            "edges": len(self.circuit.edges),
+            "faithfulness": m.faithfulness,
+            "faithfulness_without_errors": m.faithfulness_without_errors,
+            "completeness": m.completeness,
+            "random_faithfulness": m.random_faithfulness,
+            "ig_sum_error": self.discovery.ig_sum_error,
+        }
+
+    def report(self) -> dict[str, object]:
+        nodes = []
+        for node, effect in self.circuit.nodes.items():
+            match = None if node.feature is None else self.matches.get((node.site, node.feature))
+            label = "error" if node.feature is None else match.column if match else "unmatched"
+            nodes.append(
+                {
+                    "id": str(node),
+                    "site": node.site,
+                    "feature": node.feature,
+                    "effect": effect,
+                    "label": label,
+                    "f1": match.f1 if match else None,
+                }
+            )
+        clean, patch = replay(self.pairs.clean[:1]), replay(self.pairs.patch[:1])
+        ply, changed = int(self.pairs.ply[0]), int(self.pairs.changed_ply[0])
+        numbers = self.summary()
+        del numbers["nodes"], numbers["edges"]
+        return {
+            "behaviour": f"log-odds of playing {TARGET} where it is legal by one line only, "
+            "against games that differ in one earlier move and where it is not legal",
+            "target": self.pairs.target,
+            "sites": [site.name for site in self.circuit.sites],
+            "nodes": nodes,
+            "edges": [{"source": str(u), "target": str(d), "weight": w} for (u, d), w in self.circuit.edges.items()],
+            **numbers,
+            "examples": self.examples,
+            "example": {
+                "clean": drawn_position(clean, 0, ply),
+                "patch": drawn_position(patch, 0, ply),
+                "changed_ply": changed,
+                "changed_from": int(self.pairs.clean[0, changed]),
+                "changed_to": int(self.pairs.patch[0, changed]),
+            },
+        }
+
+
+def explain(
+    model: PreTrainedModel,
+    dictionaries: Dictionaries,
+    names: Positions,
+    config: CircuitConfig,
+    pairs: int,
+    run: Path,
+    rng: np.random.Generator,
+) -> Explained:
+    """Find a circuit on `pairs` pairs and measure it on as many others; features are named on the positions `names`."""
+    found = counterfactuals(2 * pairs, square_index(TARGET), DIRECTION, rng, last_ply=LAST_PLY)
+    every = as_examples(found)
+    finding, testing = every.take(torch.arange(pairs)), every.take(torch.arange(pairs, 2 * pairs))
+    discovery = find_circuit(model, dictionaries, finding, LogOdds(), config)
+    measured = faithfulness(
+        model,
+        dictionaries,
+        testing,
+        LogOdds(),
+        discovery.circuit.kept(dictionaries),
+        lambda batch: patch_states(model, dictionaries, batch),
+    )
+    chosen = {site: nodes.features for site, nodes in discovery.circuit.chosen().items()}
+    discovery.circuit.save(run / "circuit")
+    return Explained(discovery, measured, match_features(model, dictionaries, chosen, names), found, pairs)
+
+
+def as_examples(pairs: Counterfactuals) -> Examples:
+    """Pairs as prompts, with the target's token as the answer; shorter ones are padded behind the position read."""
+    length = int(pairs.ply.max()) + 1
+    clean, patch = (torch.from_numpy(to_tokens(moves[:, :length])) for moves in (pairs.clean, pairs.patch))
+    answer = torch.full((len(pairs),), int(TOKEN_OF_SQUARE[pairs.target]))
+    return Examples(clean, patch, torch.from_numpy(pairs.ply), {"answer": answer})

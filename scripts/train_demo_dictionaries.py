@@ -1,0 +1,94 @@
+"""Train the p-annealed dictionaries that ship with Kibitz: every site of the shipped OthelloGPT from shared passes.
+
+    python scripts/train_demo_dictionaries.py
+
+Killed and started again, it continues from its last checkpoint. Writes one folder per site and record.json with the
+settings and the measured quality of each.
+"""
+
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+import tyro
+
+from boardgames.dictionaries import OTHELLO_DICTIONARIES, load_dictionaries
+from boardgames.lm import OTHELLO_GPT, load_othello_gpt
+from boardgames.othello.rules import random_games
+from boardgames.othello.transcript import CONTEXT, PAD, to_tokens
+from saes.architectures import ReLUConfig, ReLUDictionary
+from saes.buffer import ActivationBuffer
+from saes.checkpoint import save_dictionary
+from saes.evaluation import evaluate
+from saes.families import circuit_sites, site_width
+from saes.files import sha256, write_json
+from saes.objective import SparseReconstruction
+from saes.penalties import PAnneal, PAnnealConfig
+from saes.recorder import JSONLines
+from saes.sites import Site
+from saes.trainer import TrainConfig, Trainer, train
+
+
+@dataclass(frozen=True)
+class Recipe:
+    training: TrainConfig = field(default_factory=lambda: TrainConfig(steps=4000, learning_rate=2e-3, decay=800))
+    penalty: PAnnealConfig = field(default_factory=lambda: PAnnealConfig(start=800, end=3200, warmup=400))
+    """the coefficient is that of residual sites; see `writers`"""
+    writers: float = 1.0
+    """the coefficient at attn_i and mlp_i, as a multiple of that at the residual sites"""
+    expansion: int = 8
+    batch_size: int = 2048
+    games: int = 100_000
+    seed: int = 1
+    out: Path = OTHELLO_DICTIONARIES
+    run: Path = Path("runs/demo_dictionaries")
+    test_games: int = 1700
+
+
+def _trainer(recipe: Recipe, site: Site, width: int) -> Trainer:
+    scale = recipe.writers if site.name.startswith(("attn", "mlp")) else 1.0
+    penalty = PAnnealConfig(**{**asdict(recipe.penalty), "coefficient": recipe.penalty.coefficient * scale})
+    dictionary = ReLUDictionary(ReLUConfig(width, recipe.expansion * width), [site], seed=recipe.seed)
+    return Trainer(dictionary, SparseReconstruction(PAnneal(penalty)), recipe.training)
+
+
+def _tokens(games: int, seed: int) -> torch.Tensor:
+    return torch.from_numpy(to_tokens(random_games(games, np.random.default_rng([seed, games]))[:, :CONTEXT]))
+
+
+def main(recipe: Recipe) -> None:
+    model = load_othello_gpt()
+    tokens = _tokens(recipe.games, recipe.seed)
+    sites = circuit_sites(model)
+    buffer = ActivationBuffer(
+        model, sites, tokens, tokens != PAD, batch_size=recipe.batch_size, rows_per_refill=1024, seed=recipe.seed
+    )
+    trained = train(
+        {site: _trainer(recipe, site, site_width(model, site)) for site in sites},
+        buffer,
+        recorder=JSONLines(recipe.run / "metrics.jsonl"),
+        checkpoint=recipe.run / "state.pt",
+        log_every=200,
+    )
+    for site, dictionary in trained.items():
+        save_dictionary(dictionary, recipe.out / site.name, dtype=torch.float16)
+    test = _tokens(recipe.test_games, recipe.seed + 1)
+    quality = {
+        site.name: asdict(evaluate(model, dictionary, test, test != PAD))
+        for site, dictionary in load_dictionaries(model, recipe.out).items()
+    }
+    settings = {k: v for k, v in asdict(recipe).items() if k not in ("out", "run")}
+    write_json(
+        recipe.out / "record.json",
+        {"recipe": settings, "model_sha256": sha256(OTHELLO_GPT / "model.safetensors"), "quality": quality},
+    )
+    for name, q in quality.items():
+        print(
+            f"{name:8s} L0 {q['l0']:6.1f}  variance explained {q['variance_explained']:.3f}  "
+            f"loss recovered {q['loss_recovered_mean']:.3f}  alive {q['alive']:.2f}"
+        )
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Recipe))

@@ -1,0 +1,96 @@
+"""What the classifier leans on: features ranked by their effect on its signed margin (Marks et al. 2024, section 4).
+
+Integrated gradients to a zero baseline, one site at a time, summed over positions and averaged over examples. Both
+signs count, and the budget is a number of features, never a threshold.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from tqdm import tqdm
+from transformers import PreTrainedModel
+
+from circuits.attribution import node_effects
+from circuits.feature_acts import Dictionaries, states_of, zero_states
+from circuits.metrics import Examples, ProbeMargin
+from saes.dictionary import Dictionary
+from saes.families import circuit_sites
+from saes.sites import Site, SiteError
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A feature and what its removal does to the margin; negative means the classifier leans on it."""
+
+    site: Site
+    feature: int
+    effect: float
+
+
+@dataclass(frozen=True)
+class Effects:
+    """Mean effect of zeroing each feature, and each site's error, on a head's signed margin."""
+
+    features: Mapping[Site, Float[Tensor, " f"]]
+    errors: Mapping[Site, float]
+
+    def strongest(self, count: int) -> list[Candidate]:
+        """The `count` features of largest absolute effect."""
+        return self._ranked(count, sign=0)
+
+    def most_relied_on(self, count: int) -> list[Candidate]:
+        """The `count` features whose removal lowers the margin most."""
+        return self._ranked(count, sign=-1)
+
+    def error_share(self) -> float:
+        """Share of the absolute effect that sits in error nodes, which nobody can trim."""
+        features = sum(float(e.abs().sum()) for e in self.features.values())
+        errors = sum(abs(e) for e in self.errors.values())
+        return errors / max(features + errors, 1e-12)
+
+    def _ranked(self, count: int, sign: int) -> list[Candidate]:
+        every = [
+            Candidate(site, f, effect)
+            for site, effects in self.features.items()
+            for f, effect in enumerate(effects.tolist())
+            if effect != 0 and effect * sign >= 0
+        ]
+        return sorted(every, key=lambda c: (-abs(c.effect), c.site.name, c.feature))[:count]
+
+
+def sites_before(model: PreTrainedModel, dictionaries: Dictionaries, readout: Site) -> dict[Site, Dictionary]:
+    """The dictionaries of all sites up to and including the readout site, in forward order."""
+    order = circuit_sites(model)
+    if readout not in order:
+        raise SiteError(f"readout site {readout}: choose one of {', '.join(s.name for s in order)}")
+    return {site: dictionaries[site] for site in order[: order.index(readout) + 1] if site in dictionaries}
+
+
+def margin_effects(
+    model: PreTrainedModel,
+    dictionaries: Dictionaries,
+    head: nn.Linear,
+    site: Site,
+    tokens: Tensor,
+    position: Tensor,
+    label: Tensor,
+    *,
+    steps: int = 10,
+    batch_size: int = 20,
+    progress: bool = True,
+) -> Effects:
+    """Effects on the margin sign(label) * logit of the head at `site`, over the given prompts."""
+    examples = Examples(tokens, None, position, {"sign": torch.where(label, 1.0, -1.0)})
+    metric = ProbeMargin(head, site)
+    features: dict[Site, Tensor] = {s: torch.zeros(d.features) for s, d in dictionaries.items()}
+    errors = dict.fromkeys(dictionaries, 0.0)
+    for batch in tqdm(examples.batches(batch_size), desc="candidates", disable=not progress):
+        zero = zero_states(states_of(model, dictionaries, batch.clean))
+        nodes = node_effects(model, dictionaries, batch, metric, zero, method="ig", steps=steps)
+        for s, scores in nodes.effects.items():
+            features[s] += scores.acts.sum((0, 1)).cpu() / len(examples)
+            errors[s] += float(scores.error.sum()) / len(examples)
+    return Effects(features, errors)

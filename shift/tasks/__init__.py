@@ -1,0 +1,1 @@
+"""SHIFT tasks by domain."""
