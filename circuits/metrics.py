@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
@@ -51,6 +51,7 @@ class Examples:
         return [self.take(index) for index in torch.arange(len(self)).split(size)]
 
 
+@runtime_checkable
 class Metric(Protocol):
     """A number per example. `reads` is the site it looks at; None means the logits."""
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from jaxtyping import Float
 from torch import Tensor
@@ -33,6 +33,7 @@ class Loss(NamedTuple):
     reconstruction: Float[Tensor, "batch d_out"]
 
 
+@runtime_checkable
 class Objective(Protocol):
     """A loss with its moving parts."""
 

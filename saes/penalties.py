@@ -7,13 +7,14 @@ penalty itself does not jump.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 
+@runtime_checkable
 class Penalty(Protocol):
     """What an objective adds to the reconstruction error."""
 

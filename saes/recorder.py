@@ -2,9 +2,10 @@
 
 import json
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 
+@runtime_checkable
 class Recorder(Protocol):
     def record(self, step: int, values: dict[str, float]) -> None:
         """Take the numbers of one logging step."""

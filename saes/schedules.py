@@ -1,9 +1,10 @@
 """Schedules: a multiplier as a function of the optimiser step, always computed from the step alone (so it resumes)."""
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 
+@runtime_checkable
 class Schedule(Protocol):
     """step -> multiplier; pure, so that asking twice, or after a resume, gives the same answer."""
 

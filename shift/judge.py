@@ -6,13 +6,14 @@ property and not about the intended one, if the match is good enough.
 """
 
 from collections.abc import Mapping
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from boardgames.matching import Match
 from shift.candidates import Candidate
 from shift.judgements import Judgement
 
 
+@runtime_checkable
 class Judge(Protocol):
     """A rater."""
 

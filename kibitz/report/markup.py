@@ -1,0 +1,71 @@
+"""Small pieces of HTML: escaping, numbers as text, tables. Everything here returns a string that is safe to insert."""
+
+import html
+import math
+from collections.abc import Iterable, Sequence
+
+NONE = "–"
+
+
+def text(value: object) -> str:
+    """Any value as escaped text, for content and for attributes in quotes; control characters, no XML, are dropped."""
+    return html.escape("".join(c for c in str(value) if c.isprintable() or c in "\n\t"), quote=True)
+
+
+def percent(share: float | None, digits: int = 0) -> str:
+    """'97 %' for 0.97."""
+    return NONE if share is None or not math.isfinite(share) else f"{_minus(100 * share, digits)}\u202f%"
+
+
+def number(value: float | None, digits: int = 2) -> str:
+    """'0.57', with a true minus sign; whole numbers with thin spaces between thousands."""
+    if value is None or not math.isfinite(value):
+        return NONE
+    if isinstance(value, int):
+        return f"{value:,}".replace(",", "\u202f").replace("-", "\u2212")
+    return _minus(value, digits)
+
+
+def signed(value: float, digits: int = 2) -> str:
+    """'+0.57' or '−0.57'."""
+    return ("+" if value > 0 else "") + number(float(value), digits)
+
+
+def seconds(value: float) -> str:
+    """'4 min 12 s', '42 s', '0.3 s'."""
+    if value >= 60:
+        return f"{int(round(value)) // 60} min {int(round(value)) % 60} s"
+    return f"{value:.0f} s" if value >= 10 else f"{value:.1f} s"
+
+
+def _minus(value: float, digits: int) -> str:
+    written = f"{value:.{digits}f}"
+    if float(written) == 0:
+        written = written.lstrip("-")
+    return written.replace("-", "\u2212")
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[str]], *, words: int = 1, caption: str = "") -> str:
+    """A table in a box that scrolls sideways. Cells are markup already; the first `words` columns hold words."""
+
+    def cell(i: int, inner: str, tag: str) -> str:
+        if inner.startswith("<td"):
+            return inner
+        kind = "" if i < words else ' class="n"'
+        return f"<{tag}{kind}>{inner}</{tag}>"
+
+    head = "".join(cell(i, h, "th") for i, h in enumerate(header))
+    body = "".join(f"<tr>{''.join(cell(i, c, 'td') for i, c in enumerate(row))}</tr>" for row in rows)
+    said = f"<caption>{caption}</caption>" if caption else ""
+    return f'<div class="scroll" tabindex="0"><table>{said}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+
+
+def folded(summary: str, inner: str) -> str:
+    """Something that opens on a click."""
+    return f"<details><summary>{summary}</summary>{inner}</details>"
+
+
+def figure(picture: str, caption: str = "", *, kind: str = "") -> str:
+    """A picture with a caption (markup)."""
+    said = f"<figcaption>{caption}</figcaption>" if caption else ""
+    return f'<figure class="{kind}">{picture}{said}</figure>' if kind else f"<figure>{picture}{said}</figure>"

@@ -1,0 +1,70 @@
+"""What gradients claim about nodes, held against exact patching and against the metric's whole change."""
+
+import pytest
+import torch
+
+from circuits.attribution import completeness_error, exact_effects, node_effects
+from circuits.feature_acts import FeatureActs, states_of, zero_states
+from circuits.metrics import Examples, LogitDifference, LogOdds, measure
+from saes.families import circuit_sites
+from tests.circuits.small import dictionaries_for, linear_model, pairs, small_model
+
+
+def test_features_and_error_lose_nothing():
+    model = small_model()
+    dictionaries = dictionaries_for(model)
+    for site, state in states_of(model, dictionaries, pairs().clean).items():
+        again = FeatureActs.of(dictionaries[site], state.compose(dictionaries[site]))
+        torch.testing.assert_close(again.compose(dictionaries[site]), state.compose(dictionaries[site]))
+
+
+@pytest.mark.parametrize("method", ["attribution", "ig"])
+def test_gradients_are_exact_on_a_linear_model(method):
+    model, examples = linear_model(), pairs()
+    dictionaries = dictionaries_for(model)
+    ours = node_effects(model, dictionaries, examples, LogitDifference(), method=method).effects
+    exact = exact_effects(model, dictionaries, examples, LogitDifference())
+    for site in dictionaries:
+        assert exact[site].acts.abs().max() > 1e-3 or site.name == "mlp_1"
+        torch.testing.assert_close(ours[site].acts, exact[site].acts, rtol=1e-9, atol=1e-12)
+        torch.testing.assert_close(ours[site].error, exact[site].error, rtol=1e-9, atol=1e-12)
+
+
+def test_integrated_gradients_add_up_and_plain_gradients_do_not():
+    model, examples = small_model(), pairs()
+    dictionaries = dictionaries_for(model)
+    change = measure(model, LogOdds(), examples.patch, examples) - measure(model, LogOdds(), examples.clean, examples)
+    bottlenecks = [s for s in circuit_sites(model) if s.name == "embed" or s.name.startswith("resid")]
+
+    def gap(**options) -> float:
+        effects = node_effects(model, dictionaries, examples, LogOdds(), **options)
+        return max(completeness_error(effects, change, bottlenecks).values())
+
+    assert gap(steps=200) < 1e-3
+    assert gap(steps=200) < gap(steps=20) < gap(method="attribution")
+    assert gap(steps=20, rule="midpoint") < gap(steps=20, rule="left")
+
+
+def test_a_node_that_does_not_move_has_no_effect():
+    model = small_model()
+    dictionaries = dictionaries_for(model)
+    examples = pairs()
+    same = Examples(examples.clean, examples.clean, examples.position, examples.fields)
+    for scores in node_effects(model, dictionaries, same, LogitDifference()).effects.values():
+        assert not scores.joined().any()
+
+
+def test_zero_baseline_is_b_dec():
+    model = small_model()
+    dictionaries = dictionaries_for(model)
+    for site, state in zero_states(states_of(model, dictionaries, pairs().clean)).items():
+        expected = dictionaries[site].b_dec.expand_as(state.compose(dictionaries[site]))
+        torch.testing.assert_close(state.compose(dictionaries[site]), expected)
+
+
+def test_misaligned_pairs_are_refused():
+    examples = pairs()
+    with pytest.raises(ValueError, match="same length"):
+        Examples(examples.clean, examples.patch[:, 1:], examples.position, {})
+    with pytest.raises(ValueError, match="answer has 2 entries for 3"):
+        Examples(examples.clean, None, examples.position, {"answer": torch.zeros(2)})

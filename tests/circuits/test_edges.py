@@ -1,0 +1,81 @@
+"""Edges against finite differences of the real model, and against the node effects they have to add up to."""
+
+import pytest
+import torch
+
+from circuits.attribution import node_effects
+from circuits.edges import Chosen, edge_effects
+from circuits.metrics import LogitDifference
+from saes.families import blocks
+from saes.sites import capture, intervene
+from tests.circuits.small import dictionaries_for, pairs, small_model
+
+
+@pytest.fixture(scope="module")
+def case():
+    model, examples = small_model(), pairs()
+    dictionaries = dictionaries_for(model)
+    nodes = node_effects(model, dictionaries, examples, LogitDifference(), steps=3)
+    every = {s: Chosen(torch.arange(d.features), True) for s, d in dictionaries.items()}
+    return model, examples, dictionaries, nodes, every
+
+
+def test_edges_into_a_residual_node_add_up_to_its_effect(case):
+    """The stream is a sum, so with secant slopes this is an identity, for features and for error nodes."""
+    model, examples, dictionaries, nodes, every = case
+    edges = edge_effects(model, dictionaries, examples, nodes, every)
+    for block in blocks(model):
+        total = sum(edges[up, block.resid].sum(1) for up in (block.before, block.attn, block.mlp))
+        effect = nodes.effects[block.resid].sum_positions().mean_examples().joined()
+        assert effect.abs().max() > 1e-3
+        torch.testing.assert_close(total, effect, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("path", ["before->attn", "before->mlp", "attn->mlp"])
+def test_edges_through_attention_and_mlp_equal_finite_differences(case, path):
+    """Move one upstream node a little along its change, hold the sites in between, watch the downstream site."""
+    model, examples, dictionaries, nodes, every = case
+    edges = edge_effects(model, dictionaries, examples, nodes, every, slope="clean")
+    block = blocks(model)[1]
+    up, down = ({"before": block.before, "attn": block.attn, "mlp": block.mlp}[end] for end in path.split("->"))
+    tokens, eps = examples.clean, 1e-6
+    with capture(model, [up, block.attn, down], stop_after=False) as clean:
+        model(input_ids=tokens)
+    dictionary = dictionaries[down]
+    change = nodes.patch[up] - nodes.clean[up]
+    strongest = int(edges[up, down][:, :-1].abs().sum(0).argmax())
+    directions = {
+        strongest: change.acts[..., strongest, None] * dictionaries[up].W_dec[strongest],
+        dictionaries[up].features: change.error,
+    }
+    for column, direction in directions.items():
+
+        def site_when_moved(sign, direction=direction):
+            edits = {up: lambda x: x + sign * eps * direction}
+            if path == "before->mlp":
+                edits[block.attn] = lambda _: clean[block.attn]
+            with intervene(model, edits), capture(model, [down]) as values:
+                model(input_ids=tokens)
+            return values[down]
+
+        moved = (site_when_moved(1) - site_when_moved(-1)) / (2 * eps)
+        f = dictionary.encode(clean[down] + eps * moved) - dictionary.encode(clean[down] - eps * moved)
+        f /= 2 * eps
+        gradient = nodes.gradients[down]
+        expected = torch.cat(
+            [
+                ((gradient @ dictionary.W_dec.T) * f).sum(1).mean(0),
+                (gradient * (moved - f @ dictionary.W_dec)).sum(-1).sum(1).mean()[None],
+            ]
+        )
+        assert expected.abs().max() > 1e-4
+        torch.testing.assert_close(edges[up, down][:, column], expected, rtol=1e-5, atol=1e-7)
+
+
+def test_chosen_nodes_give_the_same_numbers_as_all(case):
+    model, examples, dictionaries, nodes, every = case
+    whole = edge_effects(model, dictionaries, examples, nodes, every)
+    few = {s: Chosen(torch.tensor([2, 5, 11]), False) for s in dictionaries}
+    for (up, down), matrix in edge_effects(model, dictionaries, examples, nodes, few).items():
+        torch.testing.assert_close(matrix[:3, :3], whole[up, down][[2, 5, 11]][:, [2, 5, 11]])
+        assert not matrix[3].any() and not matrix[:, 3].any()
