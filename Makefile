@@ -1,6 +1,6 @@
 # make demo ARGS="--seed 1" · make test ARGS="-k othello" · VENV=folder and PYTHON=python3.12 choose the environment
 VENV ?= .venv
-PYTHON ?= $(firstword $(shell for p in python3.11 python3 python3.12 python3.13; do $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p; done) python3)
+PYTHON ?= $(firstword $(shell for p in python3.11 python3 python3.12 python3.13; do $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done; true) python3)
 BIN = $(VENV)/bin
 
 .PHONY: setup demo test bench lint weights

@@ -1,6 +1,6 @@
-"""Counting every (threshold, feature, property) by bins against the matrix product per threshold, on the same activations.
+"""Counting every (threshold, feature, property) by bins, and by a matrix product per threshold.
 
-    python benchmarks/board_metrics.py
+python benchmarks/board_metrics.py
 """
 
 import time

@@ -1,6 +1,6 @@
 """Othello on one core: random games a second, and replay with legal moves and labels per position.
 
-    OMP_NUM_THREADS=1 python benchmarks/othello.py
+OMP_NUM_THREADS=1 python benchmarks/othello.py
 """
 
 import time

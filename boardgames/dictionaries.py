@@ -14,9 +14,7 @@ from saes.sites import Site
 OTHELLO_DICTIONARIES = WEIGHTS / "othello_dictionaries"
 
 
-def load_dictionaries(
-    model: PreTrainedModel, folder: Path | str = OTHELLO_DICTIONARIES
-) -> dict[Site, ReLUDictionary]:
+def load_dictionaries(model: PreTrainedModel, folder: Path | str = OTHELLO_DICTIONARIES) -> dict[Site, ReLUDictionary]:
     """One dictionary for each of embed, attn_i, mlp_i, resid_i, in forward order, from `folder`/SITE."""
     dictionaries = {}
     for site in circuit_sites(model):

@@ -64,5 +64,5 @@ def legality(model: PreTrainedModel, moves: UInt8[np.ndarray, "games 60"], batch
         legal_mass=float(mass.sum() / total),
         cross_entropy=float(cross_entropy.sum() / total),
         ideal_cross_entropy=float(ideal.sum() / total),
-        legal_move_rate_by_ply=[float(r) for r in right / positions.clip(1)],
+        legal_move_rate_by_ply=(right / positions.clip(1))[positions > 0].tolist(),
     )

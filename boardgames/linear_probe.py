@@ -1,4 +1,4 @@
-"""Linear probes of the whole board: the supervised ceiling beside the dictionaries (Nanda et al. 2023, mine / yours)."""
+"""Linear probes of the whole board: the supervised ceiling beside the dictionaries (Nanda et al. 2023)."""
 
 from dataclasses import dataclass
 
@@ -31,10 +31,10 @@ def fit_board_probe(
     """One linear softmax over (empty, mine, yours) for every square, trained together with Adam."""
     target = torch.from_numpy(mine.astype(np.int64) + 2 * yours.astype(np.int64))
     generator = torch.Generator().manual_seed(seed)
-    probe = nn.Sequential(_Standardise(x.mean(0), x.std(0)), nn.Linear(x.shape[1], 192, device=x.device))
-    with torch.no_grad():
-        probe[1].weight.zero_()
-        probe[1].bias.zero_()
+    head = nn.Linear(x.shape[1], 192, device=x.device)
+    nn.init.zeros_(head.weight)
+    nn.init.zeros_(head.bias)
+    probe = nn.Sequential(_Standardise(x.mean(0), x.std(0)), head)
     total = epochs * (len(x) // batch_size + 1)
     optimizer = torch.optim.Adam(probe.parameters(), lr=1e-2)
     decay = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.01, total)
@@ -52,6 +52,9 @@ def fit_board_probe(
 class _Standardise(nn.Module):
     """Zero mean and unit variance per coordinate: Adam's one learning rate then fits all of them."""
 
+    mean: Tensor
+    std: Tensor
+
     def __init__(self, mean: Tensor, std: Tensor) -> None:
         super().__init__()
         self.register_buffer("mean", mean)
@@ -62,9 +65,7 @@ class _Standardise(nn.Module):
 
 
 @torch.no_grad()
-def score_board_probe(
-    probe: nn.Module, x: Float[Tensor, "rows d"], board: Bool[np.ndarray, "rows 128"]
-) -> ProbeScore:
+def score_board_probe(probe: nn.Module, x: Float[Tensor, "rows d"], board: Bool[np.ndarray, "rows 128"]) -> ProbeScore:
     """Score argmax predictions against the columns mine a1..h8, yours a1..h8."""
     state = probe(x).unflatten(-1, (3, 64)).argmax(-2).cpu().numpy()
     predicted = np.concatenate([state == 1, state == 2], axis=1)

@@ -25,7 +25,7 @@ def load_othello_gpt(folder: Path | str = OTHELLO_GPT, device: str = "cpu") -> G
         model = GPT2LMHeadModel.from_pretrained(folder, dtype=torch.float32, local_files_only=True)
     except Exception as error:  # transformers passes on whatever its readers raise
         raise FileError(f"{folder}: not a readable GPT-2 model ({error})") from None
-    return model.to(device).eval().requires_grad_(False)
+    return model.to(torch.device(device)).eval().requires_grad_(False)
 
 
 def save_othello_gpt(model: GPT2LMHeadModel, folder: Path, training: dict[str, Any], quality: Legality) -> None:

@@ -115,7 +115,7 @@ def pretrain(
     config: PretrainConfig, checkpoint: Path, device: str = "cpu", save_every: int = 250
 ) -> tuple[GPT2LMHeadModel, list[dict[str, float]]]:
     """Train, or continue from `checkpoint` if it exists; returns the model and [{step, loss}, ...] every 50 steps."""
-    model = othello_gpt(config).to(device).train()
+    model = othello_gpt(config).to(torch.device(device)).train()
     optimisers = _optimisers(model, config)
     peaks = [o.param_groups[0]["lr"] for o in optimisers]
     schedule = Trapezoid(config.steps, config.warmup, config.decay)

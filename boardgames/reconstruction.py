@@ -54,7 +54,7 @@ def f1_by_threshold(
             board = _any_active((features.float() > cut * maxima) & (maxima > 0), weights[t])
             hits[t] += int((board & truth).sum())
             predicted[t] += int(board.sum())
-    return np.array([micro_f1(h, p, true) for h, p in zip(hits, predicted, strict=True)])
+    return np.array([micro_f1(int(h), int(p), true) for h, p in zip(hits, predicted, strict=True)])
 
 
 def _any_active(active_NF: Bool[Tensor, "rows f"], labels_FP: np.ndarray) -> Bool[np.ndarray, "rows p"]:

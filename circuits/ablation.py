@@ -47,7 +47,12 @@ def ablation_edits(dictionaries: Dictionaries, kept: Mask, replacement: States) 
 
 @torch.no_grad()
 def ablated_metric(
-    model: PreTrainedModel, dictionaries: Dictionaries, examples: Examples, metric: Metric, kept: Mask, replacement: States
+    model: PreTrainedModel,
+    dictionaries: Dictionaries,
+    examples: Examples,
+    metric: Metric,
+    kept: Mask,
+    replacement: States,
 ) -> Float[Tensor, " batch"]:
     """The metric of the clean prompts with everything outside `kept` replaced."""
     return measure(model, metric, examples.clean, examples, ablation_edits(dictionaries, kept, replacement))

@@ -113,12 +113,14 @@ def exact_effects(
         x = clean[site].compose(dictionary)
         acts, error = torch.zeros_like(change.acts), torch.zeros_like(change.error[..., 0])
         for chunk in change.acts.nonzero().split(batch_size):
-            b, l, f = chunk.unbind(1)
-            step = change.acts[b, l, f, None] * dictionary.W_dec[f]
-            acts[b, l, f] = _moved(model, metric, examples, site, x, b, l, step) - base[b]
+            row, position, feature = chunk.unbind(1)
+            step = change.acts[row, position, feature, None] * dictionary.W_dec[feature]
+            moved = _moved(model, metric, examples, site, x, row, position, step)
+            acts[row, position, feature] = moved - base[row]
         for chunk in (change.error != 0).any(-1).nonzero().split(batch_size):
-            b, l = chunk.unbind(1)
-            error[b, l] = _moved(model, metric, examples, site, x, b, l, change.error[b, l]) - base[b]
+            row, position = chunk.unbind(1)
+            moved = _moved(model, metric, examples, site, x, row, position, change.error[row, position])
+            error[row, position] = moved - base[row]
         effects[site] = NodeScores(acts, error)
     return effects
 
@@ -140,9 +142,7 @@ def _moved(
     return measure(model, metric, rows.clean, rows, {site: lambda _: moved})
 
 
-def completeness_error(
-    effects: NodeEffects, change: Float[Tensor, " batch"], sites: list[Site]
-) -> dict[Site, float]:
+def completeness_error(effects: NodeEffects, change: Float[Tensor, " batch"], sites: list[Site]) -> dict[Site, float]:
     """How far the effects at each site, over all positions, are from adding up to the metric's whole change.
 
     Mean absolute gap over examples divided by the mean absolute change; meaningful at sites that all paths pass.

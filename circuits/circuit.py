@@ -49,7 +49,8 @@ class Circuit:
         return {
             site: Chosen(
                 torch.tensor(
-                    sorted(n.feature for n in self.nodes if n.site == site.name and n.feature is not None), dtype=torch.long
+                    sorted(n.feature for n in self.nodes if n.site == site.name and n.feature is not None),
+                    dtype=torch.long,
                 ),
                 Node(site.name, None) in self.nodes,
             )

@@ -8,8 +8,8 @@ reaches the output.
 from dataclasses import dataclass
 
 import torch
-from transformers import PreTrainedModel
 from tqdm import tqdm
+from transformers import PreTrainedModel
 
 from circuits.attribution import NodeEffects, completeness_error, node_effects
 from circuits.circuit import Circuit, edges_between, strongest_nodes
@@ -72,12 +72,14 @@ def find_circuit(
         measured.append(effects)
     scores = {
         site: NodeScores(
-            sum(m.effects[site].acts.sum((0, 1)) for m in measured) / len(examples),
-            sum(m.effects[site].error.sum() for m in measured) / len(examples),
+            torch.stack([m.effects[site].acts.sum((0, 1)) for m in measured]).sum(0) / len(examples),
+            torch.stack([m.effects[site].error.sum() for m in measured]).sum() / len(examples),
         )
         for site in sites
     }
-    unlinked = Circuit(sites, strongest_nodes(scores, config.nodes), {}, {"nodes_chosen": config.nodes, "steps": config.steps})
+    unlinked = Circuit(
+        sites, strongest_nodes(scores, config.nodes), {}, {"nodes_chosen": config.nodes, "steps": config.steps}
+    )
     chosen = unlinked.chosen()
     total: Edges = {}
     pairs = zip(batches, measured, strict=True)

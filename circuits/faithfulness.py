@@ -52,9 +52,7 @@ class Faithfulness:
         return float(np.mean([self.ratio(value) for value in self.random]))
 
 
-def random_like(
-    kept: Mask, active: Mapping[Site, Bool[Tensor, " f"]], rng: np.random.Generator
-) -> dict[Site, Kept]:
+def random_like(kept: Mask, active: Mapping[Site, Bool[Tensor, " f"]], rng: np.random.Generator) -> dict[Site, Kept]:
     """As many features at each site, drawn from those that are active on the examples, and the same error nodes."""
     masks = {}
     for site, keep in kept.items():

@@ -55,7 +55,8 @@ class Examples:
 class Metric(Protocol):
     """A number per example. `reads` is the site it looks at; None means the logits."""
 
-    reads: Site | None
+    @property
+    def reads(self) -> Site | None: ...
 
     def __call__(self, output: Float[Tensor, "batch length _"], examples: Examples) -> Float[Tensor, " batch"]: ...
 

@@ -1,0 +1,1 @@
+"""The app on top: command line, the chain from games to SHIFT, reports."""

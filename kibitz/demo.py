@@ -28,7 +28,7 @@ from shift.tasks.othello import OwnerTaskConfig
 
 @dataclass(frozen=True)
 class DemoConfig:
-    """Play Othello, train a dictionary, score it on true boards, find a circuit, repair a classifier, write a report."""
+    """Play Othello, train a dictionary, score it on true boards, find a circuit, repair a classifier."""
 
     out: Path = Path("runs/demo")
     """folder for the run; an earlier run there is replaced when this one is complete"""
@@ -65,8 +65,12 @@ class Sizes:
     shares: tuple[float, ...]
 
 
-FULL = Sizes(20_000, 1000, 1800, 2000, 1500, 48, CircuitConfig(100, 400), 60, 100, 4000, 1000, 10, (1, 10, 160, 40, 60, 60, 1))
-QUICK = Sizes(20_000, 300, 500, 300, 150, 12, CircuitConfig(60, 200, 5), 40, 40, 2000, 1000, 5, (1, 2, 15, 10, 15, 15, 1))
+FULL = Sizes(
+    20_000, 1000, 1800, 2000, 1500, 48, CircuitConfig(100, 400), 60, 100, 4000, 1000, 10, (1, 10, 160, 40, 60, 60, 1)
+)
+QUICK = Sizes(
+    20_000, 300, 500, 300, 150, 12, CircuitConfig(60, 200, 5), 40, 40, 2000, 1000, 5, (1, 2, 15, 10, 15, 15, 1)
+)
 
 
 class _Clock:

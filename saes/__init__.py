@@ -1,0 +1,36 @@
+"""Sparse autoencoders on a language model's activations: sites, dictionaries, penalties, one trainer."""
+
+from saes.architectures import ReLUConfig, ReLUDictionary
+from saes.buffer import ActivationBuffer
+from saes.checkpoint import load_dictionary, save_dictionary
+from saes.dictionary import Dictionary, IdentityDictionary
+from saes.evaluation import evaluate
+from saes.families import circuit_sites, find_site
+from saes.objective import SparseReconstruction
+from saes.penalties import Lp, LpConfig, PAnneal, PAnnealConfig
+from saes.sites import Site, capture, intervene
+from saes.trainer import TrainConfig, Trainer, train
+
+__all__ = [
+    "ActivationBuffer",
+    "Dictionary",
+    "IdentityDictionary",
+    "Lp",
+    "LpConfig",
+    "PAnneal",
+    "PAnnealConfig",
+    "ReLUConfig",
+    "ReLUDictionary",
+    "Site",
+    "SparseReconstruction",
+    "TrainConfig",
+    "Trainer",
+    "capture",
+    "circuit_sites",
+    "evaluate",
+    "find_site",
+    "intervene",
+    "load_dictionary",
+    "save_dictionary",
+    "train",
+]

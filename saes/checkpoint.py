@@ -1,4 +1,4 @@
-"""A dictionary as a folder: config.json (architecture, shape, sites) and dictionary.safetensors, each whole or absent."""
+"""A dictionary as a folder: config.json (architecture, shape, sites) and dictionary.safetensors."""
 
 from dataclasses import asdict
 from pathlib import Path

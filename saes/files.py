@@ -72,7 +72,9 @@ def read_json(path: Path | str) -> Any:
 def write_tensors(path: Path | str, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
     """Write a safetensors file atomically."""
     with atomic(path) as part:
-        save_file({name: t.detach().contiguous().cpu() for name, t in tensors.items()}, part, metadata=dict(metadata or {}))
+        save_file(
+            {name: t.detach().contiguous().cpu() for name, t in tensors.items()}, part, metadata=dict(metadata or {})
+        )
 
 
 def read_tensors(path: Path | str, device: str | torch.device = "cpu") -> dict[str, Tensor]:

@@ -42,12 +42,24 @@ def lp_power(f: Float[Tensor, "batch f"], p: float, bound: float) -> Float[Tenso
     the whole is shifted to pass through 0: f^p - (1-p) b^p above b, p b^(p-1) f below. Value and slope are
     continuous, the slope is at most p b^(p-1), and above b the gradient is that of f^p. With p = 1 this is L1.
     """
-    if p == 1:
-        return f.sum() / len(f)
-    active = f[f > 0]
-    curve = active.clamp_min(bound).pow(p) - (1 - p) * bound**p
-    line = p * bound ** (p - 1) * active
-    return torch.where(active > bound, curve, line).sum() / len(f)
+    return f.sum() / len(f) if p == 1 else _BoundedPower.apply(f, p, bound) / len(f)  # type: ignore[no-any-return]
+
+
+class _BoundedPower(torch.autograd.Function):
+    """Sum of the bounded curve with one pow per element for value and slope, and no search for the non-zero ones."""
+
+    @staticmethod
+    def forward(ctx: Any, f: Tensor, p: float, bound: float) -> Tensor:
+        capped = f.clamp_min(bound)
+        slope = capped.pow(p - 1).mul_(p)
+        ctx.save_for_backward(f, slope)
+        # above the bound p f^(p-1) f / p = f^p; below it, and at 0, the tangent
+        return torch.where(f > bound, slope * capped / p - (1 - p) * bound**p, slope * f).sum()
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        f, slope = ctx.saved_tensors
+        return gradients[0] * slope.masked_fill(f <= 0, 0.0), None, None
 
 
 @dataclass(frozen=True)
@@ -156,7 +168,9 @@ class PAnneal:
         if step >= self.drop_step(self.drops):
             here, there = torch.stack(self._queue).mean(0)
             # no feature fired at all: there is nothing to keep level
-            self.coefficient = torch.where(there > 0, self.coefficient.to(there) * here / there, self.coefficient.to(there))
+            self.coefficient = torch.where(
+                there > 0, self.coefficient.to(there) * here / there, self.coefficient.to(there)
+            )
             self.drops += 1
             self._queue = []  # the ratio of another pair of p says nothing about the next one
 
@@ -179,7 +193,7 @@ def _check_p(p: float, name: str) -> None:
         raise ValueError(f"{name} is {p}: choose a value above 0 and at most 1")
 
 
-def _check_positive(**values: float) -> None:
+def _check_positive(**values: float | int) -> None:
     for name, value in values.items():
         if not value > 0:
             raise ValueError(f"{name} is {value}: choose a value above 0")

@@ -5,7 +5,7 @@ which they were entered, then the captures, however the two are nested: a captur
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from typing import Any, Literal
@@ -138,15 +138,13 @@ def capture(model: nn.Module, sites: Iterable[Site], *, stop_after: bool = True)
     sites = list(dict.fromkeys(sites))
     run = _Capture(sites, stop_after)
     with _all_attached(model, {site: run.at(site) for site in sites}, "captures"):
-        try:
+        with suppress(_Stop):
             yield run.values
-        except _Stop:
-            pass
 
 
 @contextmanager
 def intervene(model: nn.Module, edits: Mapping[Site, Edit]) -> Iterator[None]:
-    """Replace the tensor at each site by edit(tensor) in every forward pass made inside the block, generate() included."""
+    """Replace the tensor at each site by edit(tensor) in every forward pass inside the block, generate() included."""
     with _all_attached(model, edits, "edits"):
         yield
 

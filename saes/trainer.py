@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from saes.architectures import ReLUDictionary
-from saes.buffer import Activations, ActivationBuffer
+from saes.buffer import ActivationBuffer, Activations
 from saes.files import FileError, read_state, write_state
 from saes.objective import Batch, Loss, Objective
 from saes.optim import UnitNormAdam

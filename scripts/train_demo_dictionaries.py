@@ -32,14 +32,13 @@ from saes.trainer import TrainConfig, Trainer, train
 
 @dataclass(frozen=True)
 class Recipe:
-    training: TrainConfig = field(default_factory=lambda: TrainConfig(steps=4000, learning_rate=2e-3, decay=800))
-    penalty: PAnnealConfig = field(default_factory=lambda: PAnnealConfig(start=800, end=3200, warmup=400))
-    """the coefficient is that of residual sites; see `writers`"""
-    writers: float = 1.0
-    """the coefficient at attn_i and mlp_i, as a multiple of that at the residual sites"""
+    training: TrainConfig = field(default_factory=lambda: TrainConfig(steps=2000, learning_rate=3e-3, decay=400))
+    penalty: PAnnealConfig = field(
+        default_factory=lambda: PAnnealConfig(coefficient=0.025, start=400, end=1600, warmup=200)
+    )
     expansion: int = 8
-    batch_size: int = 2048
-    games: int = 100_000
+    batch_size: int = 1024
+    games: int = 50_000
     seed: int = 1
     out: Path = OTHELLO_DICTIONARIES
     run: Path = Path("runs/demo_dictionaries")
@@ -47,10 +46,8 @@ class Recipe:
 
 
 def _trainer(recipe: Recipe, site: Site, width: int) -> Trainer:
-    scale = recipe.writers if site.name.startswith(("attn", "mlp")) else 1.0
-    penalty = PAnnealConfig(**{**asdict(recipe.penalty), "coefficient": recipe.penalty.coefficient * scale})
     dictionary = ReLUDictionary(ReLUConfig(width, recipe.expansion * width), [site], seed=recipe.seed)
-    return Trainer(dictionary, SparseReconstruction(PAnneal(penalty)), recipe.training)
+    return Trainer(dictionary, SparseReconstruction(PAnneal(recipe.penalty)), recipe.training)
 
 
 def _tokens(games: int, seed: int) -> torch.Tensor:

@@ -4,11 +4,11 @@ Integrated gradients to a zero baseline, one site at a time, summed over positio
 signs count, and the budget is a number of features, never a threshold.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 from tqdm import tqdm
 from transformers import PreTrainedModel
@@ -28,6 +28,12 @@ class Candidate:
     site: Site
     feature: int
     effect: float
+
+
+def chosen_features(candidates: Sequence[Candidate]) -> dict[Site, Int[Tensor, " chosen"]]:
+    """The features of each site, in ascending order."""
+    sites = dict.fromkeys(c.site for c in candidates)
+    return {site: torch.tensor(sorted(c.feature for c in candidates if c.site == site)) for site in sites}
 
 
 @dataclass(frozen=True)

@@ -8,12 +8,12 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from circuits.feature_acts import Dictionaries
-from shift.candidates import Candidate, Effects, margin_effects, sites_before
+from shift.candidates import Candidate, Effects, chosen_features, margin_effects, sites_before
 from shift.judge import Judge
 from shift.judgements import Frozen, JudgementLog
 from shift.probe import fit_head, predict, readout
 from shift.task import ShiftTask
-from shift.trim import Cells, by_site, random_features, score, trimming_edits
+from shift.trim import Cells, random_features, score, trimming_edits
 
 
 @dataclass(frozen=True)
@@ -65,9 +65,7 @@ def prepare(
         steps=steps,
         progress=progress,
     )
-    return Prepared(
-        head, effects, effects.strongest(candidates), float((answers == task.test.label).float().mean())
-    )
+    return Prepared(head, effects, effects.strongest(candidates), float((answers == task.test.label).float().mean()))
 
 
 def judge_all(prepared: Prepared, judge: Judge, path: Path, task: ShiftTask) -> Frozen:
@@ -114,7 +112,8 @@ def outcome(
         steps=steps,
         progress=progress,
     )
-    skyline = trimming_edits(upstream, by_site(spurious.most_relied_on(count)))
+    best = chosen_features(spurious.most_relied_on(count))
+    skyline = trimming_edits(upstream, {s.name: index.tolist() for s, index in best.items()})
     oracle = fit_head(readout(model, task.site, data.train.tokens, data.train.position), data.train.intended)
     return Outcome(
         before=score(model, prepared.head, task.site, data.test),

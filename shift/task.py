@@ -1,4 +1,4 @@
-"""A SHIFT task (Marks et al. 2024, section 4): a classifier trained where two properties agree, tested where they do not.
+"""A SHIFT task (Marks et al. 2024, section 4): trained where two properties agree, tested where they do not.
 
 Ambiguous and balanced data are different types, and the balanced data does not exist until the judgements are frozen:
 what a task holds before that is only the recipe for making it.
@@ -51,13 +51,15 @@ class Sealed:
     def __init__(self, task: str, generate: Callable[[], BalancedSplits]) -> None:
         self._task, self._generate = task, generate
 
-    def open(self, frozen: Frozen, reason: str) -> BalancedSplits:
+    def open(self, frozen: Frozen | None, reason: str) -> BalancedSplits:
         """Generate the data; the opening is appended to the judgement file. SealError for anything not frozen."""
-        if not isinstance(frozen, Frozen):
+        if frozen is None:
             raise SealError(f"task {self._task!r}: balanced data stays sealed until the judgements are frozen")
         on_disk = Frozen.read(frozen.path)  # an object made by hand opens nothing: the file has to be frozen
         if on_disk.task != self._task or on_disk != frozen:
-            raise SealError(f"{frozen.path}: holds other judgements (task {on_disk.task!r}) than those of {self._task!r}")
+            raise SealError(
+                f"{frozen.path}: holds other judgements (task {on_disk.task!r}) than those of {self._task!r}"
+            )
         frozen.record_opening(reason)
         return self._generate()
 

@@ -12,7 +12,6 @@ from transformers import PreTrainedModel
 from circuits.ablation import ablate_features
 from circuits.feature_acts import Dictionaries
 from saes.sites import Edit, Site
-from shift.candidates import Candidate
 from shift.probe import predict, readout
 from shift.task import Balanced
 
@@ -34,11 +33,15 @@ class Cells:
         return float(self.accuracy.mean())
 
 
-def trimming_edits(dictionaries: Dictionaries, features: Mapping[str, Sequence[int]]) -> dict[Site, Edit]:
+Features = Mapping[str, Sequence[int]]  # by site name
+
+
+def trimming_edits(dictionaries: Dictionaries, features: Features) -> dict[Site, Edit]:
     """Zero the named features at every position, errors kept; only the sites that are needed are touched."""
-    by_name = {site.name: site for site in dictionaries}
-    chosen = {by_name[name]: torch.tensor(sorted(index), dtype=torch.long) for name, index in features.items()}
-    return ablate_features(dictionaries, {site: chosen[site] for site in dictionaries if site in chosen})
+    return ablate_features(
+        dictionaries,
+        {site: torch.tensor(sorted(features[site.name])) for site in dictionaries if features.get(site.name)},
+    )
 
 
 def score(
@@ -53,16 +56,8 @@ def score(
     return Cells(cells, float((answers == data.spurious).float().mean()))
 
 
-def by_site(candidates: Sequence[Candidate]) -> dict[str, list[int]]:
-    """Features by site name."""
-    chosen: dict[str, list[int]] = {}
-    for c in candidates:
-        chosen.setdefault(c.site.name, []).append(c.feature)
-    return chosen
-
-
 def random_features(
-    like: Mapping[str, Sequence[int]], effects: Mapping[Site, Tensor], rng: np.random.Generator
+    like: Features, effects: Mapping[Site, Float[Tensor, " f"]], rng: np.random.Generator
 ) -> dict[str, list[int]]:
     """As many features at each site as in `like`, drawn from those that have any effect."""
     by_name = {site.name: values for site, values in effects.items()}

@@ -7,9 +7,11 @@ os.environ["HF_HUB_OFFLINE"] = "1"  # before transformers is imported: no test m
 
 import jaxtyping
 
+from tests import checked
+
 PACKAGES = ["saes", "circuits", "boardgames", "shift", "kibitz"]
 # every signature and dataclass of ours is checked on each call; this must come before the first import of a package
-jaxtyping.install_import_hook(PACKAGES, "beartype.beartype")
+jaxtyping.install_import_hook(PACKAGES, f"{checked.__name__}.checked")
 
 import numpy as np
 import pytest

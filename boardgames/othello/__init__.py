@@ -1,0 +1,1 @@
+"""Othello: rules, transcripts, properties, counterfactual games."""

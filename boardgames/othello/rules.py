@@ -206,7 +206,9 @@ def replay_while_legal(moves: UInt8[np.ndarray, "games plies"]) -> tuple[Replay,
         for ply in range(MAX_PLIES):
             square = played[chunk, ply]
             given = square != NO_MOVE
-            move = np.where(given & ~ended & (square < 64), _ONE << (square & 63).astype(np.uint64), _ZERO) & table.legal
+            move = (
+                np.where(given & ~ended & (square < 64), _ONE << (square & 63).astype(np.uint64), _ZERO) & table.legal
+            )
             moved = move != 0
             wrong = given & ~moved & (illegal[chunk] == MAX_PLIES)
             illegal[chunk][wrong] = ply

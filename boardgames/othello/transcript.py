@@ -62,5 +62,3 @@ def unique_games(moves: UInt8[np.ndarray, "games plies"]) -> UInt8[np.ndarray, "
     """The first occurrence of every game, in order."""
     _, first = np.unique(moves, axis=0, return_index=True)
     return moves[np.sort(first)]
-
-

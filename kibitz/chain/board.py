@@ -8,7 +8,15 @@ from transformers import PreTrainedModel
 
 from boardgames.confusion import THRESHOLDS
 from boardgames.linear_probe import ProbeScore
-from boardgames.report import BOARD_COLUMNS, BoardScore, Positions, activations, board_score, floor_and_ceiling, probe_score
+from boardgames.report import (
+    BOARD_COLUMNS,
+    BoardScore,
+    Positions,
+    activations,
+    board_score,
+    floor_and_ceiling,
+    probe_score,
+)
 from saes.architectures import ReLUDictionary
 from saes.dictionary import IdentityDictionary
 from saes.families import find_site
@@ -37,7 +45,13 @@ class Boards:
 
     def report(self, dictionary: ReLUDictionary, neurons_site: str, l0: float) -> dict[str, object]:
         def row(name: str, coverage: float, reconstruction: float, features: int | None, l0: float | None) -> dict:
-            return {"name": name, "coverage": coverage, "reconstruction": reconstruction, "features": features, "l0": l0}
+            return {
+                "name": name,
+                "coverage": coverage,
+                "reconstruction": reconstruction,
+                "features": features,
+                "l0": l0,
+            }
 
         f1 = self.score.coverage.f1
         return {
@@ -65,7 +79,9 @@ class Boards:
         }
 
 
-def score_boards(model: PreTrainedModel, dictionary: ReLUDictionary, selection: Positions, scoring: Positions) -> Boards:
+def score_boards(
+    model: PreTrainedModel, dictionary: ReLUDictionary, selection: Positions, scoring: Positions
+) -> Boards:
     """Feature and threshold are chosen on `selection` and scored on `scoring`; neurons are those of the same block."""
     site = dictionary.site
     neurons = neurons_beside(model, site.name)
@@ -85,7 +101,12 @@ def neurons_beside(model: PreTrainedModel, site: str) -> IdentityDictionary:
 
 @torch.no_grad()
 def best_features(
-    model: PreTrainedModel, dictionary: ReLUDictionary, boards: Boards, scoring: Positions, count: int = 8, shown: int = 3
+    model: PreTrainedModel,
+    dictionary: ReLUDictionary,
+    boards: Boards,
+    scoring: Positions,
+    count: int = 8,
+    shown: int = 3,
 ) -> list[dict[str, object]]:
     """The features with the highest held-out F1, each for another square, with positions that activate them most."""
     coverage = boards.score.coverage

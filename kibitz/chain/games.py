@@ -46,4 +46,6 @@ def prepare_games(path: Path | None, count: int, split: int, held_out: int, rng:
             raise GamesError(f"{path}: {len(moves)} different games; this run needs at least {4 * needed}")
     moves = moves[rng.permutation(len(moves))]
     first, second, third = split, 2 * split, needed
-    return Games(source, moves[third:], moves[second:third], Positions(moves[:first]), Positions(moves[first:second]), len(moves))
+    return Games(
+        source, moves[third:], moves[second:third], Positions(moves[:first]), Positions(moves[first:second]), len(moves)
+    )

@@ -1,16 +1,16 @@
-"""Step 6: repair a confounded classifier: candidates, the concept oracle, freeze, trim, and only then the balanced set."""
+"""Step 6: repair a confounded classifier: candidates, oracle, freeze, trim, and only then the balanced set."""
 
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 from transformers import PreTrainedModel
 
 from boardgames.matching import Match, match_features
 from boardgames.report import Positions
 from circuits.feature_acts import Dictionaries
 from saes.families import find_site
+from shift.candidates import chosen_features
 from shift.judge import ConceptOracle
 from shift.judgements import Frozen
 from shift.report import Outcome, Prepared, judge_all, outcome, prepare
@@ -96,13 +96,11 @@ def repair(
 ) -> Repaired:
     """Features are named on the positions `names`, which are not the task's."""
     task = owner_task(settings.task, find_site(model, settings.site))
-    options = {"examples": settings.examples, "steps": settings.steps}
-    prepared = prepare(model, dictionaries, task, candidates=settings.candidates, **options)
-    wanted: dict = {}
-    for c in prepared.candidates:
-        wanted.setdefault(c.site, []).append(c.feature)
-    matches = match_features(model, dictionaries, {s: torch.tensor(sorted(f)) for s, f in wanted.items()}, names)
+    prepared = prepare(
+        model, dictionaries, task, candidates=settings.candidates, examples=settings.examples, steps=settings.steps
+    )
+    matches = match_features(model, dictionaries, chosen_features(prepared.candidates), names)
     judge = ConceptOracle(matches, {settings.task.intended}, {settings.task.spurious})
     frozen = judge_all(prepared, judge, run / "judgements.jsonl", task)
-    result = outcome(model, dictionaries, task, prepared, frozen, **options)
+    result = outcome(model, dictionaries, task, prepared, frozen, examples=settings.examples, steps=settings.steps)
     return Repaired(settings, prepared, frozen, matches, result)

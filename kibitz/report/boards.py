@@ -67,7 +67,7 @@ def disc_board(
     return _frame("discs", label, "".join(parts))
 
 
-def heat_board(values: Sequence[float], *, label: str, target: int | None = None, numbers: bool = True) -> str:
+def heat_board(values: Sequence[float], *, label: str) -> str:
     """One number in 0..1 per square: the deeper the colour the larger; written into the square in hundredths."""
     parts = []
     for square, value in enumerate(values):
@@ -75,14 +75,12 @@ def heat_board(values: Sequence[float], *, label: str, target: int | None = None
         share = min(max(value, 0.0), 1.0)
         parts.append(
             f'<rect class="heat" x="{x}" y="{y}" width="{CELL}" height="{CELL}" fill-opacity="{share:.2f}">'
-            f"<title>{square_name(square)}: {number(float(value))}</title></rect>"
+            f"<title>{square_name(square)}: {number(value)}</title></rect>"
         )
-        if numbers:
-            tone = "strong" if share > 0.55 else "weak"
-            written = "1" if value >= 0.995 else f".{round(100 * share):02d}"
-            parts.append(f'<text class="{tone}" x="{x + CELL / 2:g}" y="{y + CELL / 2:g}">{written}</text>')
-    ring = "" if target is None else _ring(target)
-    return _frame("heatmap", label, "".join(parts) + _grid() + ring)
+        tone = "strong" if share > 0.7 else "weak"
+        written = "1" if value >= 0.995 else f".{round(100 * share):02d}"
+        parts.append(f'<text class="{tone}" x="{x + CELL / 2:g}" y="{y + CELL / 2:g}">{written}</text>')
+    return _frame("heatmap", label, "".join(parts) + _grid())
 
 
 def owner_board(mine: Sequence[float], yours: Sequence[float], *, label: str, target: int | None = None) -> str:

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from kibitz.report.markup import NONE, number, text
 
-WIDTH, HEIGHT = 420, 210
-LEFT, RIGHT, TOP, BOTTOM = 52, 14, 12, 36
+WIDTH, HEIGHT = 420, 216
+LEFT, RIGHT, TOP, BOTTOM = 52, 14, 12, 42
 _MOST_POINTS = 400  # more than the picture has pixels for
 
 
@@ -36,7 +36,7 @@ def tick_label(value: float) -> str:
         return f"{value / 1e6:g}M"
     if abs(value) >= 1e4:
         return f"{value / 1e3:g}k"
-    return f"{value:g}".replace("-", "\u2212") if 1e-4 <= abs(value) or value == 0 else f"{value:.0e}"
+    return f"{value:g}".replace("-", "\u2212") if abs(value) >= 1e-4 or value == 0 else f"{value:.0e}"
 
 
 def _svg(kind: str, height: float, label: str, inner: str) -> str:
@@ -78,8 +78,8 @@ def line_chart(
         parts.append(f'<path class="rule" d="M{LEFT} {at_y(t):.1f}H{WIDTH - RIGHT}"/>')
         parts.append(f'<text class="axis y" x="{LEFT - 7}" y="{at_y(t):.1f}">{tick_label(t)}</text>')
     for t in x_ticks:
-        parts.append(f'<text class="axis" x="{at_x(t):.1f}" y="{HEIGHT - BOTTOM + 14}">{tick_label(t)}</text>')
-    parts.append(f'<text class="axis name" x="{(LEFT + WIDTH - RIGHT) / 2:g}" y="{HEIGHT - 6}">{text(x_name)}</text>')
+        parts.append(f'<text class="axis" x="{at_x(t):.1f}" y="{HEIGHT - BOTTOM + 15}">{tick_label(t)}</text>')
+    parts.append(f'<text class="axis name" x="{(LEFT + WIDTH - RIGHT) / 2:g}" y="{HEIGHT - 9}">{text(x_name)}</text>')
     if rule is not None and y_ticks[0] <= rule.at <= y_ticks[-1]:
         parts.append(f'<path class="reference" d="M{LEFT} {at_y(rule.at):.1f}H{WIDTH - RIGHT}"/>')
         parts.append(f'<text class="note" x="{LEFT + 6}" y="{at_y(rule.at) + 12:.1f}">{text(rule.name)}</text>')
@@ -93,7 +93,7 @@ def bar_chart(
     bars: Sequence[tuple[str, float | None]], *, label: str, rules: Sequence[Rule] = (), first_is_ours: bool = True
 ) -> str:
     """Horizontal bars on 0..1, each under its name with its value at the end; vertical lines of reference."""
-    left, right, top, pitch = 4, 46, 24 if rules else 6, 40
+    left, right, top, pitch = 4, 46, 24 if rules else 6, 46
     height = top + pitch * max(len(bars), 1) + 26
     floor_y = height - 24
 
@@ -101,26 +101,25 @@ def bar_chart(
         return left + (WIDTH - left - right) * min(max(value, 0.0), 1.0)
 
     parts = [f'<path class="rule" d="M{at(t):.1f} {top}V{floor_y}"/>' for t in (0, 0.25, 0.5, 0.75, 1)]
-    for t, anchor in ((0, "start"), (0.25, ""), (0.5, ""), (0.75, ""), (1, "")):
-        place = f' style="text-anchor:{anchor}"' if anchor else ""
+    for t in (0, 0.25, 0.5, 0.75, 1):
+        place = "" if t else ' style="text-anchor:start"'
         parts.append(f'<text class="axis" x="{at(t):.1f}" y="{floor_y + 13}"{place}>{tick_label(t)}</text>')
+    written = []  # over the lines of reference
     for i, (name, value) in enumerate(bars):
-        y = top + pitch * i
-        shown = value is not None and math.isfinite(value)
-        parts.append(f'<text class="barname" x="{left + 2}" y="{y + 12}">{text(name)}</text>')
-        if shown:
+        y, end, shown = top + pitch * i, left, NONE
+        if value is not None and math.isfinite(value):
+            end, shown = at(value), number(value)
             kind = "bar ours" if first_is_ours and i == 0 else "bar"
-            width = max(at(value) - left, 0.5)
-            parts.append(f'<rect class="{kind}" x="{left}" y="{y + 18}" width="{width:.1f}" height="14" rx="2"/>')
-        end = at(value) if shown else left
-        parts.append(
-            f'<text class="barvalue" x="{end + 6:.1f}" y="{y + 25}">{number(float(value)) if shown else NONE}</text>'
-        )
+            width = max(end - left, 0.5)
+            parts.append(f'<rect class="{kind}" x="{left}" y="{y + 22}" width="{width:.1f}" height="14" rx="2"/>')
+        written.append(f'<text class="barname" x="{left + 2}" y="{y + 12}">{text(name)}</text>')
+        written.append(f'<text class="barvalue" x="{end + 6:.1f}" y="{y + 29}">{shown}</text>')
     for rule in rules:
         side = "end" if rule.at > 0.6 else "start"
         parts.append(f'<path class="reference" d="M{at(rule.at):.1f} {top - 4}V{floor_y}"/>')
         parts.append(
-            f'<text class="note" x="{at(rule.at):.1f}" y="{top - 9}" style="text-anchor:{side}">'
-            f"{text(rule.name)} {number(float(rule.at))}</text>"
+            f'<text class="note" x="{at(rule.at):.1f}" y="{top - 11}" style="text-anchor:{side}">'
+            f"{text(rule.name)} {number(rule.at)}</text>"
         )
+    parts += written
     return _svg("bars", height, label, "".join(parts))

@@ -18,7 +18,7 @@ BOX_W, BOX_H = 106, 36
 GAP, WIDEST_GAP = 8, 44
 LINE_GAP, SITE_GAP = 10, 46
 MARGIN = 16
-_PER_LINE = (WIDTH - GUTTER - ERRORS + GAP) // (BOX_W + GAP)
+_PER_LINE = (WIDTH - GUTTER - ERRORS - BOX_W) // (BOX_W + GAP)
 _SWEEPS = 8
 _LETTERS = 16  # of a label that fit into a box
 
@@ -61,14 +61,13 @@ def circuit_picture(circuit: Circuit) -> str:
         f"\u2193 {text(circuit['behaviour'])}</text>"
     )
     return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" class="circuit" viewBox="0 0 {WIDTH} {height:g}" role="group" '
-        f'aria-label="Circuit of {len(circuit["nodes"])} nodes and {len(circuit["edges"])} edges">{"".join(parts)}</svg>'
+        f'<svg xmlns="http://www.w3.org/2000/svg" class="circuit" viewBox="0 0 {WIDTH} {height:g}" role="group"'
+        f' aria-label="Circuit of {len(circuit["nodes"])} nodes and {len(circuit["edges"])}'
+        f' edges">{"".join(parts)}</svg>'
     )
 
 
-def layout(
-    sites: Sequence[str], nodes: Sequence[Node], edges: Sequence[Edge]
-) -> tuple[dict[str, Place], list[Band]]:
+def layout(sites: Sequence[str], nodes: Sequence[Node], edges: Sequence[Edge]) -> tuple[dict[str, Place], list[Band]]:
     """Where every node goes, and the bands of the sites that have any. Neighbours are drawn towards each other."""
     features = {site: [n["id"] for n in nodes if n["site"] == site and n["feature"] is not None] for site in sites}
     errors = {site: [n["id"] for n in nodes if n["site"] == site and n["feature"] is None] for site in sites}
@@ -84,17 +83,15 @@ def layout(
             for i, id_ in enumerate(features[site]):
                 x[id_] = _spread(len(features[site]), i)
 
-    places, bands, top = {}, [], float(MARGIN)
+    places, bands, top = {}, [], MARGIN
     for site in sites:
         if not features[site] and not errors[site]:
             continue
-        lines = max(1, math.ceil(len(features[site]) / _PER_LINE))
-        for line in range(lines):
-            # every lines-th node, so that each line keeps the left-to-right order of the whole
-            on_line = features[site][line::lines]
-            y = top + BOX_H / 2 + line * (BOX_H + LINE_GAP)
-            for i, id_ in enumerate(on_line):
-                places[id_] = Place(_spread(len(on_line), i), y, BOX_H / 2, BOX_H / 2)
+        lines = _lines(len(features[site]))
+        for i, id_ in enumerate(features[site]):
+            # by turns on each line: staggered, so that an edge reaches the lower line between the boxes above
+            y = top + BOX_H / 2 + (i % lines) * (BOX_H + LINE_GAP)
+            places[id_] = Place(x[id_], y, BOX_H / 2, BOX_H / 2)
         bottom = top + lines * BOX_H + (lines - 1) * LINE_GAP
         for i, id_ in enumerate(errors[site]):
             places[id_] = Place(x[id_], top + BOX_H / 2 + i * BOX_H, 14, 12)
@@ -103,10 +100,15 @@ def layout(
     return places, bands
 
 
+def _lines(count: int) -> int:
+    """How many lines the features of a site need."""
+    return max(1, math.ceil(count / _PER_LINE))
+
+
 def _spread(count: int, i: int) -> float:
-    """Centre of box i of `count` on one line: as far apart as the widest gap and the width allow."""
+    """Centre of box i of `count` at a site: as far apart as the widest gap and the width allow."""
     room = WIDTH - GUTTER - ERRORS
-    pitch = min(BOX_W + WIDEST_GAP, (room - BOX_W) / max(count - 1, 1))
+    pitch = min((BOX_W + WIDEST_GAP) / _lines(count), (room - BOX_W) / max(count - 1, 1))
     return GUTTER + room / 2 + (i - (count - 1) / 2) * pitch
 
 
@@ -123,8 +125,8 @@ def _full_name(node: Node) -> str:
 
 def _band(band: Band) -> str:
     return (
-        f'<rect class="band" x="0" y="{band.top - 9:g}" width="{WIDTH}" height="{band.bottom - band.top + 18:g}" rx="8"/>'
-        f'<text class="site" x="12" y="{(band.top + band.bottom) / 2:g}">{text(band.site)}</text>'
+        f'<rect class="band" x="0" y="{band.top - 9:g}" width="{WIDTH}" height="{band.bottom - band.top + 18:g}"'
+        f' rx="8"/><text class="site" x="12" y="{(band.top + band.bottom) / 2:g}">{text(band.site)}</text>'
     )
 
 
@@ -146,7 +148,8 @@ def _edge(edge: Edge, places: Mapping[str, Place], names: Mapping[str, str], lar
         f'<path class="edge {_sign(edge["weight"])}" d="{path}" stroke-width="{0.7 + 6 * share:.2f}" '
         f'stroke-opacity="{0.22 + 0.6 * math.sqrt(share):.2f}" data-source="{text(edge["source"])}" '
         f'data-target="{text(edge["target"])}" data-weight="{signed(edge["weight"], 3)}">'
-        f"<title>{text(names[edge['source']])} \u2192 {text(names[edge['target']])}: {signed(edge['weight'], 3)}</title>"
+        f"<title>{text(names[edge['source']])} \u2192 {text(names[edge['target']])}:"
+        f" {signed(edge['weight'], 3)}</title>"
         "</path>"
     )
 
@@ -154,18 +157,18 @@ def _edge(edge: Edge, places: Mapping[str, Place], names: Mapping[str, str], lar
 def _node(node: Node, place: Place, largest: float) -> str:
     said = f"{_full_name(node)}: effect {signed(node['effect'], 3)}"
     if node["f1"] is not None:
-        said += f", F1 {number(float(node['f1']))}"
+        said += f", F1 {number(node['f1'])}"
     tint = f'fill-opacity="{0.06 + 0.5 * _share(node["effect"], largest):.2f}"'
     x, y = place.x, place.y
     if node["feature"] is None:
         points = f"{x:.1f},{y - 14:g} {x + 19:.1f},{y + 12:g} {x - 19:.1f},{y + 12:g}"
         shape = (
-            f'<polygon class="base" points="{points}"/><polygon class="{_sign(node["effect"])}" {tint} points="{points}"/>'
-            f'<text class="small" x="{x:.1f}" y="{y + 5:g}">err</text>'
+            f'<polygon class="base" points="{points}"/><polygon class="{_sign(node["effect"])}" {tint}'
+            f' points="{points}"/><text class="small" x="{x:.1f}" y="{y + 5:g}">err</text>'
         )
     else:
         box = f'x="{x - BOX_W / 2:.1f}" y="{y - BOX_H / 2:g}" width="{BOX_W}" height="{BOX_H}" rx="7"'
-        f1 = "" if node["f1"] is None else f" \u00b7 F1 {number(float(node['f1']))}"
+        f1 = "" if node["f1"] is None else f" \u00b7 F1 {number(node['f1'])}"
         label = node["label"] if len(node["label"]) <= _LETTERS else node["label"][: _LETTERS - 1] + "\u2026"
         shape = (
             f'<rect class="base" {box}/><rect class="{_sign(node["effect"])}" {tint} {box}/>'

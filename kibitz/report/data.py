@@ -21,7 +21,7 @@ class Timing(TypedDict):
 class Games(TypedDict):
     count: int
     source: str  # "random legal games", or the user's file
-    positions: int
+    positions: int  # that the dictionary can train on
 
 
 class LanguageModel(TypedDict):
@@ -51,7 +51,7 @@ class Training(TypedDict):
     l0: float
     variance_explained: float
     loss_recovered: float
-    alive: float  # a share of the features, or their number
+    alive: float  # a share of the features
     p_final: float
     tokens: int
 
@@ -195,8 +195,7 @@ class ReportData(TypedDict):
 
 def checked(data: Mapping[str, Any]) -> ReportData:
     """The same data, once every key is known to be there, of its type, and referring to what exists."""
-    _check(data, ReportData, "data")
-    report = cast(ReportData, data)
+    report = cast(ReportData, _read(data, ReportData, "data"))
     per_square = [(f"board.{name}", report["board"][name]) for name in ("f1_mine", "f1_yours")]
     for i, feature in enumerate(report["features"]):
         per_square += [(f"features[{i}].{name}", feature[name]) for name in ("mean_mine", "mean_yours")]
@@ -206,8 +205,22 @@ def checked(data: Mapping[str, Any]) -> ReportData:
     for row in report["shift"]["rows"]:
         if [len(cells) for cells in row["cells"]] != [2, 2]:
             raise ReportDataError(f"report data: shift row {row['name']!r} has cells {row['cells']}; expected 2 x 2")
+    _check_squares(report)
     _check_graph(report["circuit"])
     return report
+
+
+def _check_squares(report: ReportData) -> None:
+    example = report["circuit"]["example"]
+    squares = [report["circuit"]["target"], example["changed_from"], example["changed_to"]]
+    positions: list[Position | BoardPosition] = [example["clean"], example["patch"]]
+    for feature in report["features"]:
+        squares.append(feature["square"])
+        positions += feature["positions"]
+    for position in positions:
+        squares += [*position["black"], *position["white"], position["last"]]
+    if wrong := [square for square in squares if not 0 <= square < 64]:
+        raise ReportDataError(f"report data: {wrong[0]} is no square; they are 0 to 63")
 
 
 def _check_graph(circuit: Circuit) -> None:
@@ -224,33 +237,35 @@ def _check_graph(circuit: Circuit) -> None:
                 raise ReportDataError(f"report data: a circuit edge refers to {end!r}, which is no node")
 
 
-def _check(value: Any, kind: Any, place: str) -> None:
-    """Compare a value with a type of this module, recursively."""
+def _read(value: Any, kind: Any, place: str) -> Any:
+    """A copy of the value, known to be of a type of this module; whole numbers become floats where floats belong."""
     origin, args = get_origin(kind), get_args(kind)
     if is_typeddict(kind):
-        if not isinstance(value, Mapping):
-            raise ReportDataError(f"report data: {place} is {value!r:.40}; expected a mapping")
-        for key, inner in get_type_hints(kind).items():
+        _require(isinstance(value, Mapping), value, "a mapping", place)
+        hints = get_type_hints(kind)
+        for key in hints:
             if key not in value:
                 raise ReportDataError(f"report data: {place} lacks {key!r}; it has {sorted(value)}")
-            _check(value[key], inner, f"{place}.{key}")
-    elif origin is list:
+        return {key: _read(value[key], inner, f"{place}.{key}") for key, inner in hints.items()}
+    if origin is list:
         _require(isinstance(value, list | tuple), value, "a list", place)
-        for i, item in enumerate(value):
-            _check(item, args[0], f"{place}[{i}]")
-    elif origin is dict:
+        return [_read(item, args[0], f"{place}[{i}]") for i, item in enumerate(value)]
+    if origin is dict:
         _require(isinstance(value, Mapping), value, "a mapping", place)
-    elif origin is Literal:
+        return {str(key): _read(item, args[1], f"{place}[{key!r}]") for key, item in value.items()}
+    if origin is Literal:
         _require(value in args, value, f"one of {args}", place)
-    elif isinstance(kind, UnionType):
-        if value is not None:
-            _check(value, next(a for a in args if a is not NoneType), place)
-    elif kind is float:
+        return value
+    if isinstance(kind, UnionType):
+        return None if value is None else _read(value, next(a for a in args if a is not NoneType), place)
+    if kind is float:
         _require(isinstance(value, int | float) and not isinstance(value, bool), value, "a number", place)
-    elif kind is int:
+        return float(value)
+    if kind is int:
         _require(isinstance(value, int) and not isinstance(value, bool), value, "a whole number", place)
-    else:
-        _require(isinstance(value, kind), value, kind.__name__, place)
+        return value
+    _require(isinstance(value, kind), value, kind.__name__, place)
+    return value
 
 
 def _require(holds: bool, value: Any, expected: str, place: str) -> None:

@@ -18,23 +18,24 @@ def percent(share: float | None, digits: int = 0) -> str:
 
 
 def number(value: float | None, digits: int = 2) -> str:
-    """'0.57', with a true minus sign; whole numbers with thin spaces between thousands."""
-    if value is None or not math.isfinite(value):
-        return NONE
-    if isinstance(value, int):
-        return f"{value:,}".replace(",", "\u202f").replace("-", "\u2212")
-    return _minus(value, digits)
+    """'0.57', with a true minus sign."""
+    return NONE if value is None or not math.isfinite(value) else _minus(value, digits)
+
+
+def count(value: int | None) -> str:
+    """'20 000', with thin spaces."""
+    return NONE if value is None else f"{value:,}".replace(",", "\u202f").replace("-", "\u2212")
 
 
 def signed(value: float, digits: int = 2) -> str:
     """'+0.57' or '−0.57'."""
-    return ("+" if value > 0 else "") + number(float(value), digits)
+    return ("+" if value > 0 else "") + number(value, digits)
 
 
 def seconds(value: float) -> str:
     """'4 min 12 s', '42 s', '0.3 s'."""
     if value >= 60:
-        return f"{int(round(value)) // 60} min {int(round(value)) % 60} s"
+        return f"{round(value) // 60} min {round(value) % 60} s"
     return f"{value:.0f} s" if value >= 10 else f"{value:.1f} s"
 
 
@@ -45,11 +46,16 @@ def _minus(value: float, digits: int) -> str:
     return written.replace("-", "\u2212")
 
 
+def intro(meaning: str, bad: str) -> str:
+    """How a section begins: what is shown, then, more quietly, what would be bad. Both are markup."""
+    return f'<p>{meaning}</p><p class="bad">{bad}</p>'
+
+
 def table(header: Sequence[str], rows: Iterable[Sequence[str]], *, words: int = 1, caption: str = "") -> str:
     """A table in a box that scrolls sideways. Cells are markup already; the first `words` columns hold words."""
 
     def cell(i: int, inner: str, tag: str) -> str:
-        if inner.startswith("<td"):
+        if inner.startswith(("<td", "<th")):
             return inner
         kind = "" if i < words else ' class="n"'
         return f"<{tag}{kind}>{inner}</{tag}>"
@@ -57,7 +63,10 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]], *, words: int = 
     head = "".join(cell(i, h, "th") for i, h in enumerate(header))
     body = "".join(f"<tr>{''.join(cell(i, c, 'td') for i, c in enumerate(row))}</tr>" for row in rows)
     said = f"<caption>{caption}</caption>" if caption else ""
-    return f'<div class="scroll" tabindex="0"><table>{said}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+    return (
+        '<div class="scroll"'
+        f' tabindex="0"><table>{said}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+    )
 
 
 def folded(summary: str, inner: str) -> str:

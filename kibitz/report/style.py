@@ -26,7 +26,8 @@ p{margin:0 0 12px;max-width:68ch}
 .lead{font-size:17px}
 .bad{color:var(--soft)}
 a{color:var(--accent)}
-nav{display:flex;flex-wrap:wrap;gap:4px 18px;margin:18px 0 0;padding:10px 0;border-block:1px solid var(--line);font-size:14px}
+nav{display:flex;flex-wrap:wrap;gap:4px 18px;margin:18px 0 0;padding:10px 0;border-block:1px solid var(--line);
+font-size:14px}
 nav a{text-decoration:none}nav a:hover{text-decoration:underline}
 section{padding:48px 0 6px;scroll-margin-top:8px}
 section+section{border-top:1px solid var(--line);margin-top:34px}
@@ -35,37 +36,42 @@ section+section{border-top:1px solid var(--line);margin-top:34px}
 .tile b{display:block;font:600 31px/1.15 var(--serif);margin:2px 0 4px;letter-spacing:-.01em}
 .tile .of{font-size:13.5px;font-weight:600;color:var(--accent)}
 .tile small{display:block;font-size:13.5px;line-height:1.45;color:var(--soft)}
-.grid{display:grid;grid-template-columns:repeat(2,1fr);gap:22px 30px;margin:16px 0}
-.grid.three{grid-template-columns:repeat(3,1fr)}
+.cols{display:grid;grid-template-columns:repeat(2,1fr);gap:22px 30px;margin:16px 0}
+.cols.three{grid-template-columns:repeat(3,1fr)}
 figure{margin:0;min-width:0}
 figcaption{font-size:13.5px;line-height:1.45;color:var(--soft);margin-top:4px}
 figcaption b{color:var(--ink)}
 .head{margin:0 0 2px;color:var(--ink);font-size:14px;font-weight:600}
-dl.facts{display:grid;grid-template-columns:auto auto;gap:5px 18px;margin:0;font-size:14px;align-content:center;
-justify-content:space-between;background:var(--card);border:1px solid var(--line);border-radius:10px;padding:16px 20px}
+dl.facts{display:grid;grid-template-columns:auto auto;gap:5px 18px;margin:0;font-size:14px;align-self:start;
+justify-content:space-between;background:var(--card);border:1px solid var(--line);border-radius:10px;
+padding:16px 20px}
 dl.facts dt{color:var(--soft)}dl.facts dd{margin:0;text-align:right;font-weight:600}
 .scroll{overflow-x:auto;margin:12px 0;border:1px solid var(--line);border-radius:10px;background:var(--card)}
 table{border-collapse:collapse;width:100%;font-size:14px}
 caption{caption-side:top;text-align:left;color:var(--soft);padding:10px 14px 0}
 th,td{padding:7px 14px;text-align:left;border-top:1px solid var(--faint);vertical-align:middle}
-thead th{border-top:0;color:var(--soft);font-weight:600;font-size:13px;line-height:1.25;vertical-align:bottom;padding-top:10px}
+thead th{border-top:0;color:var(--soft);font-weight:600;font-size:13px;line-height:1.25;vertical-align:bottom;
+padding-top:10px}
 td.n,th.n{text-align:right;white-space:nowrap}
 tr:first-child.ours td,td b{font-weight:650}
-td.cell{position:relative;text-align:center;min-width:74px;background:color-mix(in srgb,var(--plus) var(--deep),transparent)}
+td.cell{position:relative;text-align:center;min-width:74px;
+background:color-mix(in srgb,var(--plus) var(--deep),transparent)}
 td.cell.low{background:color-mix(in srgb,var(--minus) var(--deep),transparent)}
-.verdict{font-weight:600}.verdict.trim{color:var(--minus)}.verdict.keep{color:var(--plus)}.verdict.unsure{color:var(--soft)}
+.verdict{font-weight:600}.verdict.trim{color:var(--minus)}.verdict.keep{color:var(--plus)}
+.verdict.unsure{color:var(--soft)}
 details{margin:12px 0}
 summary{cursor:pointer;color:var(--accent);font-size:14.5px;font-weight:600;padding:4px 0}
 svg{display:block;width:100%;height:auto;font-family:var(--sans);font-variant-numeric:tabular-nums}
 svg text{fill:var(--ink);font-size:12px;text-anchor:middle;dominant-baseline:central}
 .chart{max-width:520px}
-.chart .axis{fill:var(--soft);font-size:12px}.chart .axis.y{text-anchor:end}
+.chart .axis{fill:var(--soft);font-size:12px}.cols.three .chart .axis{font-size:14.5px}.chart .axis.y{text-anchor:end}
 .chart .rule{stroke:var(--line);stroke-width:1;fill:none}
 .chart .line{fill:none;stroke:var(--accent);stroke-width:2.2;stroke-linejoin:round}
 .chart .end{fill:var(--accent)}
 .chart .reference{stroke:var(--minus);stroke-width:1.6;stroke-dasharray:5 4;fill:none}
 .chart .note{fill:var(--minus);font-size:12px;text-anchor:start}
 .chart .bar{fill:var(--soft);fill-opacity:.55}.chart .bar.ours{fill:var(--accent);fill-opacity:1}
+.chart .barname,.chart .barvalue{paint-order:stroke;stroke:var(--paper);stroke-width:4px;stroke-linejoin:round}
 .chart .barname{text-anchor:start;font-size:13px}.chart .barvalue{text-anchor:start;font-size:13px;font-weight:600}
 .board .coords text{fill:var(--soft);font-size:11px}
 .board .felt{fill:var(--felt)}.board .grid{fill:none;stroke:var(--feltline);stroke-width:1}
@@ -78,12 +84,14 @@ svg text{fill:var(--ink);font-size:12px;text-anchor:middle;dominant-baseline:cen
 .heatmap text.strong{fill:#fff;font-size:11.5px}.heatmap text.weak{font-size:11.5px}
 .heatmap .ring{stroke:var(--ink);stroke-width:2.4}
 @media (prefers-color-scheme:dark){.heatmap text.strong{fill:#08120d}}
-.feature{background:var(--card);border:1px solid var(--line);border-radius:12px;padding:18px 20px;margin:16px 0;display:grid;
+.feature{background:var(--card);border:1px solid var(--line);border-radius:12px;padding:18px 20px;margin:16px 0;
+display:grid;
 grid-template-columns:210px 1fr;gap:8px 26px}
-.feature header{grid-column:1/-1;padding:0;margin:0;display:flex;flex-wrap:wrap;align-items:baseline;gap:4px 16px;max-width:none}
+.feature header{grid-column:1/-1;padding:0;margin:0;display:flex;flex-wrap:wrap;align-items:baseline;gap:4px 16px;
+max-width:none}
 .feature header h3{margin:0;font:600 20px/1.2 var(--serif)}
-.feature header p{margin:0;font-size:14px;color:var(--soft)}.feature header p b{color:var(--ink)}
-.strip{display:grid;grid-template-columns:repeat(auto-fill,minmax(128px,1fr));gap:12px 14px;align-content:start}
+.feature header p{margin:0;max-width:none;font-size:14px;color:var(--soft)}.feature header p b{color:var(--ink)}
+.strip{display:flex;flex-wrap:wrap;gap:12px 18px;align-content:start}.strip figure{flex:1 1 150px;max-width:210px}
 .strip figcaption{font-size:12.5px;line-height:1.35}
 .pair{display:grid;grid-template-columns:repeat(2,minmax(0,320px));gap:26px;margin:14px 0}
 .legend{display:flex;flex-wrap:wrap;gap:4px 20px;font-size:13.5px;color:var(--soft);margin:10px 0}
@@ -107,12 +115,13 @@ grid-template-columns:210px 1fr;gap:8px 26px}
 .circuit .node.chosen .base,.circuit .node:focus-visible .base{stroke:var(--ink);stroke-width:2.4}
 .told{min-height:3.1em;font-size:14px;color:var(--soft);margin:8px 0 0;max-width:none}
 footer{padding-top:30px;padding-bottom:60px;color:var(--soft);font-size:13.5px}
-@media (max-width:960px){.grid.three{grid-template-columns:repeat(2,1fr)}}
-@media (max-width:699px){main,header,footer{padding-left:16px;padding-right:16px}header{padding-top:30px}section{padding-top:34px}
+@media (max-width:960px){.cols.three{grid-template-columns:repeat(2,1fr)}}
+@media (max-width:699px){main,header,footer{padding-left:16px;padding-right:16px}header{padding-top:30px}
+section{padding-top:34px}
 .tiles{grid-template-columns:repeat(2,1fr);gap:10px}.tile{padding:12px 13px}.tile b{font-size:25px}
-.grid,.grid.three,.feature{grid-template-columns:minmax(0,1fr)}.feature{padding:15px 14px}
-.pair{gap:14px;grid-template-columns:repeat(2,minmax(0,1fr))}
-.strip{grid-template-columns:repeat(2,minmax(0,1fr))}.feature>figure{max-width:290px}
+.cols,.cols.three,.feature{grid-template-columns:minmax(0,1fr)}.feature{padding:15px 14px}
+.pair{gap:14px;grid-template-columns:repeat(2,minmax(0,1fr))}.pair:has(.heatmap){grid-template-columns:minmax(0,1fr)}
+.strip figure{flex:0 1 calc(50% - 9px)}.feature>figure{max-width:290px}
 th,td{padding:6px 10px}}
 @media (max-width:359px){.tiles{grid-template-columns:1fr}}
 @media (prefers-reduced-motion:reduce){html{scroll-behavior:auto}.circuit *{transition:none!important}}
@@ -146,7 +155,8 @@ for (const svg of document.querySelectorAll('svg.circuit')) {
     node.addEventListener('pointerenter', e => { if (e.pointerType === 'mouse') show(id); });
     node.addEventListener('pointerleave', e => { if (e.pointerType === 'mouse') show(pinned); });
     node.addEventListener('click', e => { e.stopPropagation(); pin(id); });
-    node.addEventListener('keydown', e => { if (e.key === 'Enter' || e.key === ' ') { e.preventDefault(); pin(id); } });
+    node.addEventListener('keydown', e => { if (e.key === 'Enter' || e.key === ' ') { e.preventDefault(); pin(id); }
+ });
   }
   svg.addEventListener('click', () => { pinned = null; show(null); });
   document.addEventListener('keydown', e => { if (e.key === 'Escape') { pinned = null; show(null); } });

@@ -24,11 +24,13 @@ class ReLUConfig:
 
     def __post_init__(self) -> None:
         if self.width < 1 or self.features < 1:
-            raise ValueError(f"a dictionary needs width and features of at least 1, not {self.width} and {self.features}")
+            raise ValueError(
+                f"a dictionary needs width and features of at least 1, not {self.width} and {self.features}"
+            )
 
 
 class ReLUDictionary(Dictionary):
-    """Parameters: W_enc [F, D], b_enc [F], W_dec [F, D] (rows of unit norm), b_dec [D] (also subtracted at the input)."""
+    """Parameters: W_enc [F, D], b_enc [F], W_dec [F, D] (unit rows), b_dec [D] (also subtracted at the input)."""
 
     architecture = "relu"
 

@@ -31,7 +31,9 @@ def test_ablating_nothing_changes_no_logit(case):
     model, dictionaries, examples = case
     plain = logits(model, examples.clean, {})
     clean = states_of(model, dictionaries, examples.clean)
-    assert torch.equal(logits(model, examples.clean, ablation_edits(dictionaries, keep_all(dictionaries), clean)), plain)
+    assert torch.equal(
+        logits(model, examples.clean, ablation_edits(dictionaries, keep_all(dictionaries), clean)), plain
+    )
     with_itself = ablation_edits(dictionaries, keep_none(dictionaries), clean)
     assert len(with_itself) == len(dictionaries)
     torch.testing.assert_close(logits(model, examples.clean, with_itself), plain, rtol=0, atol=1e-10)

@@ -1,5 +1,8 @@
 """What gradients claim about nodes, held against exact patching and against the metric's whole change."""
 
+from contextlib import contextmanager
+
+import jaxtyping
 import pytest
 import torch
 
@@ -62,9 +65,19 @@ def test_zero_baseline_is_b_dec():
         torch.testing.assert_close(state.compose(dictionaries[site]), expected)
 
 
+@contextmanager
+def jaxtyping_off():
+    """What a user sees, who runs without the type checker of the tests."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    try:
+        yield
+    finally:
+        jaxtyping.config.update("jaxtyping_disable", False)
+
+
 def test_misaligned_pairs_are_refused():
     examples = pairs()
-    with pytest.raises(ValueError, match="same length"):
+    with jaxtyping_off(), pytest.raises(ValueError, match="same length"):
         Examples(examples.clean, examples.patch[:, 1:], examples.position, {})
-    with pytest.raises(ValueError, match="answer has 2 entries for 3"):
+    with jaxtyping_off(), pytest.raises(ValueError, match="answer has 2 entries for 3"):
         Examples(examples.clean, None, examples.position, {"answer": torch.zeros(2)})

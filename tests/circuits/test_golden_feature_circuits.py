@@ -8,11 +8,10 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoConfig, GPTNeoXForCausalLM
 
-from circuits.ablation import Kept, ablated_metric, complement, keep_none
-from circuits.attribution import exact_effects, node_effects
+from circuits.attribution import node_effects
 from circuits.edges import Chosen, edge_effects
-from circuits.feature_acts import FeatureActs, states_of, zero_states
-from circuits.metrics import Examples, LogitDifference, measure
+from circuits.feature_acts import states_of, zero_states
+from circuits.metrics import Examples, LogitDifference
 from saes.architectures import ReLUConfig, ReLUDictionary
 from saes.families import circuit_sites
 
@@ -80,7 +79,9 @@ def relative_error(ours, theirs) -> float:
 
 @pytest.mark.parametrize("method", ["attribution", "ig"])
 def test_node_effects(case, method):
-    ours = node_effects(case.model, case.dictionaries, case.examples, case.metric, case.patch, method=method, rule="left")
+    ours = node_effects(
+        case.model, case.dictionaries, case.examples, case.metric, case.patch, method=method, rule="left"
+    )
     key = {"attribution": "attrib", "ig": "ig"}[method]
     compared = 0
     for site, scores in ours.effects.items():
@@ -101,7 +102,9 @@ def test_edges(case):
     every = {s: Chosen(torch.arange(d.features), True) for s, d in case.dictionaries.items()}
     mask = {site: (scores.joined().abs() > threshold).double() for site, scores in nodes.effects.items()}
     ours = edge_effects(case.model, case.dictionaries, case.examples, nodes, every, slope="clean", mask=mask)
-    theirs = {k.removeprefix("sum.edge."): v for k, v in case.edges.items() if k.startswith("sum.edge.") and "->y" not in k}
+    theirs = {
+        k.removeprefix("sum.edge."): v for k, v in case.edges.items() if k.startswith("sum.edge.") and "->y" not in k
+    }
     assert {f"{up}->{down}" for up, down in ours} == set(theirs)
     for (up, down), matrix in ours.items():
         assert relative_error(matrix, theirs[f"{up}->{down}"]) < TOLERANCE, (up, down)

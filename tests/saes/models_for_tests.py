@@ -21,7 +21,13 @@ def tiny(family: str, layers: int = 2) -> PreTrainedModel:
     if family == "gpt2":
         model = GPT2LMHeadModel(
             GPT2Config(
-                n_embd=16, n_layer=layers, n_head=2, vocab_size=VOCABULARY, n_positions=64, bos_token_id=0, eos_token_id=0
+                n_embd=16,
+                n_layer=layers,
+                n_head=2,
+                vocab_size=VOCABULARY,
+                n_positions=64,
+                bos_token_id=0,
+                eos_token_id=0,
             )
         )
     elif family == "llama":

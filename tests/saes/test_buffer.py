@@ -71,7 +71,7 @@ def test_batches_can_start_anywhere(n):
 
 
 def test_skipped_refills_are_not_harvested(monkeypatch):
-    buffer, (embed, _), *_ = make()
+    buffer, (_embed, _), *_ = make()
     calls = []
     monkeypatch.setattr("saes.buffer.harvest", lambda *args: calls.append(1) or harvest(*args))
     next(buffer.batches(2 * PER_EPOCH + PER_REFILL))

@@ -86,9 +86,7 @@ def test_all_numbers_equal_a_plain_recomputation(setting):
         # the rest of the model, run on its own modules: block 1, final norm, head
         hidden = model.transformer.ln_f(model.transformer.h[1](replacement))
         log_p = model.lm_head(hidden[0] if isinstance(hidden, tuple) else hidden).log_softmax(-1)
-        picked = [
-            -float(log_p[r, t - 1, tokens[r, t]]) for r in range(10) for t in range(1, 9) if mask[r, t]
-        ]
+        picked = [-float(log_p[r, t - 1, tokens[r, t]]) for r in range(10) for t in range(1, 9) if mask[r, t]]
         return sum(picked) / len(picked)
 
     losses = [loss(v) for v in (x, dictionary.decode(dictionary.encode(x)), torch.zeros_like(x), mean.expand_as(x))]

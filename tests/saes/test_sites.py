@@ -48,7 +48,10 @@ def test_writers_and_finer_sites_are_what_the_modules_compute(family):
         close = {"rtol": 1e-4, "atol": 1e-5}
         torch.testing.assert_close(mlp, block.mlp(norm(middle)), **close)
         torch.testing.assert_close(attn, resid - before - mlp, **close)
-        out = {"gpt2": lambda b: (b.attn.c_proj, b.mlp.c_proj), "llama": lambda b: (b.self_attn.o_proj, b.mlp.down_proj)}
+        out = {
+            "gpt2": lambda b: (b.attn.c_proj, b.mlp.c_proj),
+            "llama": lambda b: (b.self_attn.o_proj, b.mlp.down_proj),
+        }
         neox = lambda b: (b.attention.dense, b.mlp.dense_4h_to_h)  # noqa: E731
         project_heads, project_neurons = out.get(family, neox)(block)
         torch.testing.assert_close(attn, project_heads(heads), **close)
@@ -111,6 +114,35 @@ def test_edits_run_in_the_order_in_which_they_were_entered():
     with intervene(model, {site: lambda x: x + 1}), intervene(model, {site: lambda x: x * 2}):
         torch.testing.assert_close(captured(model, tokens, "attn_1")[0], (plain + 1) * 2)
     torch.testing.assert_close(captured(model, tokens, "attn_1")[0], plain, rtol=0, atol=0)
+
+
+def test_leaving_an_inner_edit_keeps_the_order_of_the_others():
+    model, tokens = tiny("gpt2"), some_tokens()
+    site = find_site(model, "attn_1")
+    plain = captured(model, tokens, "attn_1")[0]
+
+    def add(x):
+        return x + 1
+
+    with intervene(model, {site: add}), intervene(model, {site: lambda x: x * 2}):
+        with intervene(model, {site: add}):
+            torch.testing.assert_close(captured(model, tokens, "attn_1")[0], (plain + 1) * 2 + 1)
+        torch.testing.assert_close(captured(model, tokens, "attn_1")[0], (plain + 1) * 2)
+
+
+def test_a_nested_capture_never_goes_on_without_its_values():
+    model, tokens = tiny("gpt2"), some_tokens()
+    early, late = find_site(model, "embed"), find_site(model, "resid_1")
+    went_on = False
+    with capture(model, [early]) as outer:
+        with capture(model, [late]) as inner:
+            run(model, tokens)
+        went_on = True
+    assert early in outer
+    assert late in inner or not went_on, "the outer capture's stop was swallowed by the inner one"
+    with capture(model, [early], stop_after=False) as outer, capture(model, [late], stop_after=False) as inner:
+        run(model, tokens)
+    assert early in outer and late in inner
 
 
 @pytest.mark.parametrize("family", FAMILY_NAMES)
@@ -201,7 +233,7 @@ def test_an_unknown_module_is_named_with_its_nearest_and_leaves_no_hook():
 
 def test_hooks_are_gone_after_use_and_after_an_exception():
     model, tokens = tiny("gpt2"), some_tokens()
-    sites = circuit_sites(model) + [find_site(model, "resid_mid_0")]
+    sites = [*circuit_sites(model), find_site(model, "resid_mid_0")]
     plain = run(model, tokens).logits
     with intervene(model, dict.fromkeys(sites, torch.zeros_like)):
         assert hook_count(model) == len(sites)
@@ -224,5 +256,10 @@ def test_hooks_are_gone_after_use_and_after_an_exception():
 def test_every_block_lists_its_sites_in_the_order_of_the_residual_stream():
     model = tiny("neox serial")
     first, second = blocks(model)
-    assert (first.before.name, first.attn.name, first.mlp.name, first.resid.name) == ("embed", "attn_0", "mlp_0", "resid_0")
+    assert (first.before.name, first.attn.name, first.mlp.name, first.resid.name) == (
+        "embed",
+        "attn_0",
+        "mlp_0",
+        "resid_0",
+    )
     assert second.before == first.resid

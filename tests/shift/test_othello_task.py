@@ -31,7 +31,7 @@ def test_ambiguous_games_agree_and_are_balanced_in_the_label(task):
     for data in (task.train, task.test):
         a, b, taken = owners(data.tokens, data.position)
         assert taken.all() and (a == b).all() and (a == data.label.numpy()).all()
-        assert FIRST_PLY <= int(data.position.min()) and int(data.position.max()) <= LAST_PLY
+        assert int(data.position.min()) >= FIRST_PLY and int(data.position.max()) <= LAST_PLY
     assert abs(float(task.train.label.float().mean()) - 0.5) < 0.1
 
 

@@ -20,13 +20,15 @@ INTENDED, SPURIOUS = 0, 1  # coordinates of the embedding that hold the two prop
 
 @pytest.fixture
 def planted(tmp_path):
-    """Tokens are (intended, spurious, nuisance) triples, embedded as such; blocks do nothing; the dictionary is true."""
+    """Tokens are (intended, spurious, nuisance) triples, embedded as such; the dictionary is true."""
     torch.manual_seed(0)
-    config = GPT2Config(vocab_size=64, n_positions=2, n_embd=16, n_layer=1, n_head=1, bos_token_id=None, eos_token_id=None)
+    config = GPT2Config(
+        vocab_size=64, n_positions=2, n_embd=16, n_layer=1, n_head=1, bos_token_id=None, eos_token_id=None
+    )
     model = GPT2LMHeadModel(config).eval().requires_grad_(False)
     token = torch.arange(64)
     intended, spurious = token % 2 == 1, token // 2 % 2 == 1
-    embedding = 0.3 * torch.randn(64, 16)
+    embedding = 0.1 * torch.randn(64, 16)
     embedding[:, INTENDED], embedding[:, SPURIOUS] = intended * 2.0 - 1, spurious * 6.0 - 3
     model.transformer.wte.weight.copy_(embedding)
     model.transformer.wpe.weight.zero_()

@@ -1,0 +1,100 @@
+"""Counts by bins and by products against a dense loop, on values that lie exactly on thresholds."""
+
+import numpy as np
+import pytest
+import torch
+
+from boardgames import confusion
+from boardgames.confusion import THRESHOLDS, count_confusion
+
+ROWS, FEATURES, PROPERTIES = 120, 9, 5
+
+
+def case(seed: int = 0):
+    """Features of every kind: sparse, dense, on thresholds, louder than their maximum, dead, negative."""
+    generator = torch.Generator().manual_seed(seed)
+    maxima = 3 * torch.rand(FEATURES, generator=generator) + 0.1
+    values = torch.rand(ROWS, FEATURES, generator=generator) * 1.2 * maxima
+    f = torch.where(torch.rand(ROWS, FEATURES, generator=generator) < 0.2, values, 0.0)
+    f[:, 1] = values[:, 1]
+    on_threshold = torch.randint(11, (ROWS,), generator=generator)
+    f[:, 2] = THRESHOLDS[on_threshold] * maxima[2]
+    f[:, 3] = torch.where(
+        f[:, 3] > 0, torch.nextafter(THRESHOLDS[on_threshold] * maxima[3], torch.tensor(torch.inf)), 0
+    )
+    f[:, 4], maxima[4] = 0, 0
+    f[:, 5], maxima[5] = -values[:, 5], -0.5
+    f[::2, 6] = -f[::2, 6]
+    maxima[7] = 0  # fires here although it never did on the selection split
+    labels = torch.rand(ROWS, PROPERTIES, generator=generator).numpy() < np.array([0.0, 0.05, 0.3, 0.7, 1.0])
+    return f, labels, maxima
+
+
+def by_loop(f, labels, maxima):
+    tp = np.zeros((11, FEATURES, PROPERTIES), int)
+    fires = np.zeros((11, FEATURES), int)
+    for t in range(11):
+        for i in range(FEATURES):
+            cut = np.float32(THRESHOLDS[t].item()) * np.float32(maxima[i].item())
+            if maxima[i] <= 0:
+                continue
+            for n in range(len(f)):
+                if np.float32(f[n, i].item()) > cut:
+                    fires[t, i] += 1
+                    tp[t, i] += labels[n]
+    return tp, fires
+
+
+@pytest.mark.parametrize("dense_share", [-1.0, 2.0, None], ids=["by products", "by bins", "as it chooses"])
+@pytest.mark.parametrize("batch", [ROWS, 17])
+def test_counts_equal_a_dense_loop(monkeypatch, dense_share, batch):
+    if dense_share is not None:
+        monkeypatch.setattr(confusion, "_DENSE", dense_share)
+    f, labels, maxima = case()
+    pieces = [(f[i : i + batch], labels[i : i + batch]) for i in range(0, ROWS, batch)]
+    counts = count_confusion(iter(pieces), maxima)
+    tp, fires = by_loop(f, labels, maxima)
+    assert np.array_equal(counts.true_positives, tp)
+    assert np.array_equal(counts.fires, fires)
+    assert counts.positives.tolist() == labels.sum(0).tolist() and counts.rows == ROWS
+    assert not fires[:, [4, 5, 7]].any() and fires[10, 3] > 0 and fires[0, 6] < fires[0, 1]
+
+
+def test_bins_and_products_are_identical_on_many_rows(monkeypatch):
+    generator = torch.Generator().manual_seed(1)
+    f = torch.randn(3000, 40, generator=generator).relu() * (torch.rand(3000, 40, generator=generator) < 0.1)
+    labels = torch.rand(3000, 70, generator=generator).numpy() < 0.2
+    found = []
+    for share in (-1.0, 2.0):
+        monkeypatch.setattr(confusion, "_DENSE", share)
+        found.append(count_confusion([(f, labels)], f.amax(0)))
+    assert np.array_equal(found[0].true_positives, found[1].true_positives)
+    assert np.array_equal(found[0].fires, found[1].fires)
+    assert found[0].fires[0].min() > 50 and not found[0].fires[10].any(), "strictly above t = 1 there is nothing"
+
+
+def test_f1_is_the_harmonic_mean_of_precision_and_recall():
+    f, labels, maxima = case()
+    counts = count_confusion([(f, labels)], maxima)
+    f1 = counts.f1()
+    for t in range(11):
+        for i in range(FEATURES):
+            for p in range(PROPERTIES):
+                tp, fires, true = counts.true_positives[t, i, p], counts.fires[t, i], counts.positives[p]
+                if tp == 0:
+                    assert f1[t, i, p] == 0
+                else:
+                    precision, recall = tp / fires, tp / true
+                    assert f1[t, i, p] == pytest.approx(2 * precision * recall / (precision + recall))
+
+
+def test_thresholds_are_the_float32_products_of_the_reference():
+    maximum = torch.tensor([0.7], dtype=torch.float32)
+    on = (torch.arange(0, 1.1, 0.1) * maximum)[:, None]  # float32; strictly greater, so each exceeds those below it
+    counts = count_confusion([(on, np.ones((11, 1), bool))], maximum)
+    assert counts.fires[:, 0].tolist() == [10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0]
+
+
+def test_nothing_to_count_is_an_error():
+    with pytest.raises(ValueError, match="no positions"):
+        count_confusion([], torch.ones(3))
