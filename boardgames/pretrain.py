@@ -6,6 +6,7 @@ far less noise. The model reads moves only, never a board. Every batch follows f
 is killed and resumed ends with the weights of an undisturbed one.
 """
 
+import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -113,13 +114,17 @@ def _optimisers(model: nn.Module, config: PretrainConfig) -> list[torch.optim.Op
 
 def pretrain(
     config: PretrainConfig, checkpoint: Path, device: str = "cpu", save_every: int = 250
-) -> tuple[GPT2LMHeadModel, list[dict[str, float]]]:
-    """Train, or continue from `checkpoint` if it exists; returns the model and [{step, loss}, ...] every 50 steps."""
-    model = othello_gpt(config).to(torch.device(device)).train()
+) -> tuple[GPT2LMHeadModel, list[dict[str, float]], float]:
+    """Train, or continue from `checkpoint` if it exists.
+
+    Returns the model, [{step, loss}, ...] every 50 steps, and the seconds that training took over all its runs.
+    """
+    model = othello_gpt(config).train()
+    model.to(device)  # type: ignore[arg-type]  # transformers wraps .to without its signature
     optimisers = _optimisers(model, config)
     peaks = [o.param_groups[0]["lr"] for o in optimisers]
     schedule = Trapezoid(config.steps, config.warmup, config.decay)
-    done, log = 0, []
+    done, log, spent, begun = 0, [], 0.0, time.perf_counter()
     if checkpoint.exists():
         state = read_state(checkpoint)
         if state["config"] != asdict(config):
@@ -127,7 +132,7 @@ def pretrain(
         model.load_state_dict(state["model"])
         for optimiser, saved in zip(optimisers, state["optimisers"], strict=True):
             optimiser.load_state_dict(saved)
-        done, log = state["step"], state["log"]
+        done, log, spent = state["step"], state["log"], state["seconds"]
 
     progress = tqdm(_batches(config, done), total=config.steps, initial=done, unit="step", desc="pretrain")
     for step, (tokens, target) in enumerate(progress, start=done):
@@ -157,6 +162,8 @@ def pretrain(
                     "optimisers": [o.state_dict() for o in optimisers],
                     "step": step + 1,
                     "log": log,
+                    "seconds": spent + time.perf_counter() - begun,
                 },
             )
-    return model.eval(), log
+    seconds = spent if done >= config.steps else spent + time.perf_counter() - begun
+    return model.eval(), log, seconds

@@ -66,10 +66,11 @@ class EncodedPositions:
         dictionary.check_width(x.shape[-1])
         self._dictionary, self._x, self._batch_size = dictionary, x, batch_size
 
-    @torch.no_grad()
     def features(self) -> Iterator[Float[Tensor, "rows f"]]:
         for rows in self._x.split(self._batch_size):
-            yield self._dictionary.encode(rows)
+            with torch.no_grad():  # not as a decorator: a generator runs after its call has returned
+                features = self._dictionary.encode(rows)
+            yield features
 
     def with_labels(self, labels: Labels) -> Iterator[tuple[Tensor, np.ndarray]]:
         start = 0

@@ -15,7 +15,7 @@ from kibitz.demo import DemoConfig, run_demo
 from kibitz.evaluate import EvalConfig, run_eval
 
 Command = Annotated[DemoConfig, tyro.conf.subcommand("demo")] | Annotated[EvalConfig, tyro.conf.subcommand("eval")]
-_BOX = re.compile(r"[\u2500-\u257f]+")
+_BOX = re.compile(r"[\u2500-\u257f]+|-{3,}|\+-+")
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
+import tyro
 
 from boardgames.lm import OTHELLO_GPT, load_othello_gpt
 from boardgames.othello.transcript import PAD
@@ -19,7 +20,7 @@ from saes.families import find_site, site_width
 class EvalConfig:
     """Score a dictionary folder of an OthelloGPT: L0, variance explained, loss recovered, coverage, reconstruction."""
 
-    dictionary: Path
+    dictionary: tyro.conf.Positional[Path]
     """folder with config.json and dictionary.safetensors"""
     model: Path = OTHELLO_GPT
     """folder of the language model; by default the one that ships"""

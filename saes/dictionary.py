@@ -1,7 +1,8 @@
 """Dictionaries: features that read some sites and write an affine reconstruction of some sites.
 
 Affine decoding is the contract that everything rests on: with x = decode(f) + error, a metric's gradient g at
-the site gives every feature's linear effect as (change of f) * (g @ W_dec.T), the error node's as (change of error) . g.
+the site gives every feature's linear effect as (change of f) * (g @ W_dec.T), and that of the error node as
+(change of error) . g.
 """
 
 from collections.abc import Sequence

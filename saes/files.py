@@ -71,10 +71,12 @@ def read_json(path: Path | str) -> Any:
 
 def write_tensors(path: Path | str, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
     """Write a safetensors file atomically."""
+    whole = {name: t.detach().contiguous().cpu() for name, t in tensors.items()}
     with atomic(path) as part:
-        save_file(
-            {name: t.detach().contiguous().cpu() for name, t in tensors.items()}, part, metadata=dict(metadata or {})
-        )
+        try:
+            save_file(whole, part, metadata=dict(metadata or {}))
+        except safetensors.SafetensorError as error:
+            raise FileError(f"{path}: could not be written; is the disk full? ({error})") from None
 
 
 def read_tensors(path: Path | str, device: str | torch.device = "cpu") -> dict[str, Tensor]:
@@ -88,9 +90,12 @@ def read_tensors(path: Path | str, device: str | torch.device = "cpu") -> dict[s
 
 
 def write_state(path: Path | str, state: Mapping[str, Any]) -> None:
-    """Write nested tensors, numbers and strings (optimiser state) atomically; read_state reads it without unpickling."""
+    """Write nested tensors, numbers and strings (optimiser state) atomically; see read_state."""
     with atomic(path) as part:
-        torch.save(dict(state), part)
+        try:
+            torch.save(dict(state), part)
+        except RuntimeError as error:  # torch's zip writer hides the system's reason, such as a full disk
+            raise FileError(f"{path}: could not be written; is the disk full? ({str(error).splitlines()[0]})") from None
 
 
 def read_state(path: Path | str) -> dict[str, Any]:

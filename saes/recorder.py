@@ -1,13 +1,16 @@
 """Where numbers go while something trains: nowhere, or one JSON object a line. A recorder never touches a weight."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
+
+Values = Mapping[str, float | str]  # numbers by name, and the site that they are of
 
 
 @runtime_checkable
 class Recorder(Protocol):
-    def record(self, step: int, values: dict[str, float]) -> None:
+    def record(self, step: int, values: Values) -> None:
         """Take the numbers of one logging step."""
         ...
 
@@ -15,7 +18,7 @@ class Recorder(Protocol):
 class Silent:
     """Keeps nothing."""
 
-    def record(self, step: int, values: dict[str, float]) -> None:
+    def record(self, step: int, values: Values) -> None:
         pass
 
 
@@ -26,14 +29,14 @@ class JSONLines:
         path.parent.mkdir(parents=True, exist_ok=True)
         self._path = path
 
-    def record(self, step: int, values: dict[str, float]) -> None:
+    def record(self, step: int, values: Values) -> None:
         with self._path.open("a", encoding="utf-8") as stream:
             stream.write(json.dumps({"step": step, **values}) + "\n")
 
 
-def read_records(path: Path) -> list[dict[str, float]]:
+def read_records(path: Path) -> list[dict[str, Any]]:
     """All whole lines of a JSONLines file; of steps recorded twice (before a kill and after) the later one."""
-    records: dict[tuple[int, str], dict[str, float]] = {}
+    records: dict[tuple[int, str], dict[str, Any]] = {}
     for line in path.read_text(encoding="utf-8").splitlines():
         try:
             record = json.loads(line)

@@ -148,7 +148,7 @@ def train(
                 trainer.step(rows)
                 if step % log_every == 0 or step + 1 == total:
                     values = trainer.measure(rows)
-                    recorder.record(step, {"site": site.name, **values})  # type: ignore[dict-item]
+                    recorder.record(step, {"site": site.name, **values})
                     bar.set_postfix(l0=f"{values['l0']:.1f}", explained=f"{values['variance_explained']:.3f}")
             bar.update()
             if checkpoint is not None and ((step + 1) % save_every == 0 or step + 1 == total):

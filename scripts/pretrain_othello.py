@@ -6,7 +6,6 @@
 Killed and started again, it continues from its last checkpoint.
 """
 
-import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -31,14 +30,12 @@ class Recipe:
 
 
 def main(recipe: Recipe) -> None:
-    started = time.time()
-    model, log = pretrain(recipe.training, recipe.run / "state.pt", recipe.device)
-    seconds = time.time() - started
+    model, log, seconds = pretrain(recipe.training, recipe.run / "state.pt", recipe.device)
     test = held_out_games(recipe.test_games, recipe.training.seed)
     record = {
         **asdict(recipe.training),
         "games": recipe.training.steps * recipe.training.games_per_step,
-        "seconds_of_last_run": round(seconds),
+        "seconds": round(seconds),
         "device": recipe.device,
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,

@@ -34,7 +34,7 @@ def from_tokens(tokens: Int[np.ndarray, "games plies"]) -> UInt8[np.ndarray, "ga
 
 
 def read_games(path: Path | str) -> UInt8[np.ndarray, "games 60"]:
-    """Unique games from an .npz file with `moves` (uint8 squares, 255 = none), in the order of the file.
+    """Games from an .npz file with `moves` (uint8 squares, 255 = none), in the order of the file.
 
     Only the form is checked here; `rules.replay` checks the moves. Raises GamesError.
     """
@@ -55,7 +55,7 @@ def read_games(path: Path | str) -> UInt8[np.ndarray, "games 60"]:
         )
     padded = np.full((len(moves), MAX_PLIES), NO_MOVE, np.uint8)
     padded[:, : moves.shape[1]] = moves
-    return unique_games(padded)
+    return padded
 
 
 def unique_games(moves: UInt8[np.ndarray, "games plies"]) -> UInt8[np.ndarray, "kept plies"]:

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Int
@@ -50,7 +51,7 @@ class Trained:
     dictionary: ReLUDictionary
     quality: Quality
     p_final: float
-    records: list[dict[str, float]]
+    records: list[dict[str, Any]]
     tokens: int
 
     def summary(self) -> dict[str, float]:

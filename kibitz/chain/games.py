@@ -41,7 +41,8 @@ def prepare_games(path: Path | None, count: int, split: int, held_out: int, rng:
         source, moves = "uniformly random legal play", unique_games(random_games(count + needed, rng))
     else:
         source, moves = str(path), read_games(path)
-        replay(moves)
+        replay(moves)  # before duplicates go, so that an error names the game by its place in the file
+        moves = unique_games(moves)
         if len(moves) < 4 * needed:
             raise GamesError(f"{path}: {len(moves)} different games; this run needs at least {4 * needed}")
     moves = moves[rng.permutation(len(moves))]

@@ -29,7 +29,7 @@ class Interrupted(BaseException):
 @pytest.mark.parametrize("options", [{}, {"targets": "moves", "muon": 0.0}], ids=["muon, legal", "adam, moves"])
 def test_an_interrupted_run_continues_bit_for_bit(tmp_path, monkeypatch, options):
     config = PretrainConfig(**TINY, **options)
-    whole, log = pretrain(config, tmp_path / "whole.pt", save_every=2)
+    whole, log, _ = pretrain(config, tmp_path / "whole.pt", save_every=2)
     write, saves = module.write_state, []
 
     def failing(path, state):
@@ -44,7 +44,7 @@ def test_an_interrupted_run_continues_bit_for_bit(tmp_path, monkeypatch, options
     assert saves == [2, 4]
     monkeypatch.setattr(module, "write_state", write)
     torch.manual_seed(99)  # nothing may hang on the global generator
-    resumed, resumed_log = pretrain(config, tmp_path / "part.pt", save_every=2)
+    resumed, resumed_log, _ = pretrain(config, tmp_path / "part.pt", save_every=2)
     for (name, a), b in zip(whole.state_dict().items(), resumed.state_dict().values(), strict=True):
         assert torch.equal(a, b), name
     assert log == resumed_log and [x["step"] for x in log] == [0, 3]
@@ -82,7 +82,7 @@ def test_the_expected_loss_is_the_mean_over_the_legal_moves(tmp_path):
                 assert one_hot[g, p].sum() == 1 and one_hot[g, p].argmax() in legal
             else:
                 assert not target[g, p].any() and not one_hot[g, p].any()
-    _, log = pretrain(config, tmp_path / "state.pt")
+    _, log, _ = pretrain(config, tmp_path / "state.pt")
     assert log[0]["loss"] == pytest.approx(np.mean(losses), rel=1e-5)
 
 

@@ -116,3 +116,9 @@ def test_too_few_tokens_are_refused_with_the_numbers():
 def test_fewer_rows_than_a_refill_are_enough():
     buffer, (embed, _), *_ = make(rows=2, rows_per_refill=100, batch_size=14)
     assert sorted(tokens_of(buffer.batches(), embed, 1)[0]) == [*range(7), *range(8, 15)]
+
+
+def test_positions_within_a_refill_are_shuffled_anew_every_epoch():
+    buffer, (embed, _), *_ = make(rows=1, batch_size=VALID)  # one row: only the order of its positions can change
+    first, second = tokens_of(buffer.batches(), embed, 2)
+    assert sorted(first) == sorted(second) and first != second
