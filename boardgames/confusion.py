@@ -35,15 +35,15 @@ class Confusion:
 
 
 def count_confusion(
-    batches: Iterable[tuple[Float[Tensor, "rows f"], Bool[np.ndarray, "rows p"]]], maxima: Float[Tensor, " f"]
+    batches: Iterable[tuple[Float[Tensor, "_ f"], Bool[np.ndarray, "_ p"]]], maxima: Float[Tensor, " f"]
 ) -> Confusion:
     """Stream (features, labels) batches into counts. `maxima` are each feature's maximum on the selection split.
 
     A feature whose maximum is not positive never fires.
     """
     steps, width = len(THRESHOLDS), len(maxima)
-    maxima = maxima.float()
     alive = maxima > 0
+    maxima = torch.where(alive, maxima.float(), 0.0)  # 0, not negative: a silenced activation exceeds no threshold
     tp_TFP: np.ndarray | None = None
     fires_TF = np.zeros((steps, width), np.int64)
     positives, rows = np.zeros(0, np.int64), 0

@@ -40,7 +40,7 @@ def micro_f1(predicted_and_true: int, predicted: int, true: int) -> float:
 
 
 def f1_by_threshold(
-    batches: Iterable[tuple[Float[Tensor, "rows f"], Bool[np.ndarray, "rows p"]]],
+    batches: Iterable[tuple[Float[Tensor, "_ f"], Bool[np.ndarray, "_ p"]]],
     labels: Bool[np.ndarray, "threshold feature property"],
     maxima: Float[Tensor, " f"],
 ) -> Float[np.ndarray, " threshold"]:
@@ -68,8 +68,8 @@ def _any_active(active_NF: Bool[Tensor, "rows f"], labels_FP: np.ndarray) -> Boo
 
 def held_out_reconstruction(
     selection: Confusion,
-    selection_batches: Iterable[tuple[Float[Tensor, "rows f"], Bool[np.ndarray, "rows p"]]],
-    scoring_batches: Iterable[tuple[Float[Tensor, "rows f"], Bool[np.ndarray, "rows p"]]],
+    selection_batches: Iterable[tuple[Float[Tensor, "_ f"], Bool[np.ndarray, "_ p"]]],
+    scoring_batches: Iterable[tuple[Float[Tensor, "_ f"], Bool[np.ndarray, "_ p"]]],
     maxima: Float[Tensor, " f"],
 ) -> Reconstruction:
     """Labels and threshold from the selection split, the score from the scoring split."""

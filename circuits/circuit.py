@@ -128,17 +128,20 @@ class Circuit:
 
 
 def strongest_nodes(scores: Mapping[Site, NodeScores], count: int) -> dict[Node, float]:
-    """The `count` nodes of largest absolute effect over all sites, errors among them; scores have no batch axis.
+    """The `count` nodes, errors among them, of largest mean absolute effect over examples, with their mean effect.
 
-    Nodes without any effect are never chosen, so there may be fewer.
+    `scores` has acts [examples, F] and error [examples]. A node that helps in one example and hurts in the next
+    matters to both, so the sign is averaged only in what is reported. Nodes without any effect are never chosen.
     """
     joined = {site: s.joined() for site, s in scores.items()}
-    every = torch.cat(list(joined.values())).abs()
+    sizes = {site: values.abs().mean(0) for site, values in joined.items()}
+    every = torch.cat(list(sizes.values()))
     cut = every.topk(min(count, len(every))).values.min()
     nodes = {}
-    for site, values in joined.items():
-        for index in ((values.abs() >= cut) & (values != 0)).nonzero().flatten().tolist():
-            nodes[Node(site.name, None if index == len(values) - 1 else index)] = float(values[index])
+    for site, size in sizes.items():
+        means = joined[site].mean(0)
+        for index in ((size >= cut) & (size > 0)).nonzero().flatten().tolist():
+            nodes[Node(site.name, None if index == len(size) - 1 else index)] = float(means[index])
     return nodes
 
 

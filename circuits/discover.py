@@ -1,7 +1,7 @@
 """find_circuit: sparse feature circuits (Marks et al. 2024, section 3) on one page.
 
-Node effects of every example, summed over positions and averaged over examples; the strongest nodes of all sites,
-error nodes among them; the edges between those, measured on every example; the strongest edges; and what still
+Node effects of every example, summed over positions; the nodes of all sites with the largest mean absolute effect
+over examples, error nodes among them (a node that helps in one example and hurts in the next matters to both); the edges between those, measured on every example; the strongest edges; and what still
 reaches the output.
 """
 
@@ -22,11 +22,11 @@ from saes.sites import Site, SiteError
 
 @dataclass(frozen=True)
 class CircuitConfig:
-    nodes: int = 100
+    nodes: int = 1000
     """features and error nodes to choose, over all sites"""
-    edges: int = 300
+    edges: int = 5000
     """edges to keep"""
-    steps: int = 10
+    steps: int = 20
     """points on the path of integrated gradients"""
     batch_size: int = 16
     """examples at once"""
@@ -70,15 +70,15 @@ def find_circuit(
         bottlenecks = [s for s in sites if s.name == "embed" or s.name.startswith("resid_")]
         gaps.append(max(completeness_error(effects, change, bottlenecks).values()))
         measured.append(effects)
-    scores = {
+    per_example = {
         site: NodeScores(
-            torch.stack([m.effects[site].acts.sum((0, 1)) for m in measured]).sum(0) / len(examples),
-            torch.stack([m.effects[site].error.sum() for m in measured]).sum() / len(examples),
+            torch.cat([m.effects[site].acts.sum(1) for m in measured]),
+            torch.cat([m.effects[site].error.sum(1) for m in measured]),
         )
         for site in sites
     }
     unlinked = Circuit(
-        sites, strongest_nodes(scores, config.nodes), {}, {"nodes_chosen": config.nodes, "steps": config.steps}
+        sites, strongest_nodes(per_example, config.nodes), {}, {"nodes_chosen": config.nodes, "steps": config.steps}
     )
     chosen = unlinked.chosen()
     total: Edges = {}
@@ -88,4 +88,5 @@ def find_circuit(
         for pair, matrix in edge_effects(model, dictionaries, batch, effects, chosen).items():
             total[pair] = total[pair] + share * matrix if pair in total else share * matrix
     circuit = Circuit(sites, unlinked.nodes, edges_between(total, chosen), unlinked.provenance).pruned(config.edges)
+    scores = {site: s.mean_examples() for site, s in per_example.items()}
     return Discovery(circuit, scores, max(gaps))

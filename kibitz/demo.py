@@ -66,10 +66,34 @@ class Sizes:
 
 
 FULL = Sizes(
-    20_000, 1000, 1800, 2000, 1500, 48, CircuitConfig(100, 400), 60, 100, 4000, 1000, 10, (1, 10, 160, 40, 60, 60, 1)
+    games=20_000,
+    split=1000,
+    held_out=1800,
+    legality_games=2000,
+    steps=3000,
+    pairs=48,
+    circuit=CircuitConfig(nodes=1500, edges=8000, steps=20),
+    candidates=150,
+    shift_examples=100,
+    shift_train=4000,
+    cell=1000,
+    ig_steps=10,
+    shares=(1, 10, 100, 40, 60, 60, 1),
 )
 QUICK = Sizes(
-    20_000, 300, 500, 300, 150, 12, CircuitConfig(60, 200, 5), 40, 40, 2000, 1000, 5, (1, 2, 15, 10, 15, 15, 1)
+    games=20_000,
+    split=300,
+    held_out=300,
+    legality_games=300,
+    steps=250,
+    pairs=12,
+    circuit=CircuitConfig(nodes=1000, edges=5000, steps=10),
+    candidates=60,
+    shift_examples=40,
+    shift_train=2000,
+    cell=1000,
+    ig_steps=4,
+    shares=(1, 2, 15, 8, 10, 15, 1),
 )
 
 
@@ -135,7 +159,7 @@ def run_demo(config: DemoConfig) -> Path:
             explained = explain(model, dictionaries, games.selection, sizes.circuit, sizes.pairs, run, rng)
         with clock.step("SHIFT"):
             task = OwnerTaskConfig(train=sizes.shift_train, cell=sizes.cell, seed=config.seed)
-            settings = ShiftSettings(task, "resid_2", sizes.candidates, sizes.shift_examples, sizes.ig_steps)
+            settings = ShiftSettings(task, "resid_1", sizes.candidates, sizes.shift_examples, sizes.ig_steps)
             repaired = repair(model, dictionaries, games.selection, settings, run)
         with clock.step("Report"):
             summary = {

@@ -40,7 +40,9 @@ def load_dictionary(folder: Path | str, device: str = "cpu") -> ReLUDictionary:
         dictionary = module_type(
             shape_type(width=config["width"], features=config["features"]), [Site(**s) for s in config["reads"]]
         )
-    except (KeyError, TypeError) as error:
+    except FileError:
+        raise
+    except (KeyError, TypeError, ValueError) as error:
         raise FileError(f"{folder / 'config.json'}: missing or unknown entry ({error})") from None
     tensors = read_tensors(folder / "dictionary.safetensors")
     expected = {name: tuple(t.shape) for name, t in dictionary.state_dict().items()}

@@ -66,9 +66,8 @@ FAMILIES: dict[str, Family] = {
     "qwen2": _LLAMA,
 }
 
-# TransformerLens' names for the same tensors.
+# TransformerLens' names for the same tensors. Its hook_embed leaves out learned positions, so it has no row.
 _LENS = {
-    r"hook_embed": "embed",
     r"blocks\.(\d+)\.hook_resid_post": "resid_{}",
     r"blocks\.(\d+)\.hook_resid_mid": "resid_mid_{}",
     r"blocks\.(\d+)\.hook_attn_out": "attn_{}",
@@ -118,6 +117,9 @@ def _named_sites(model: PreTrainedModel) -> dict[str, Site]:
 def find_site(model: PreTrainedModel, name: str) -> Site:
     """A site by our name, by TransformerLens' name, or by the path of a module whose output it is."""
     sites = _named_sites(model)
+    if match := re.fullmatch(r"blocks\.(\d+)\.hook_resid_pre", name):
+        block = int(match[1])
+        name = f"resid_{block - 1}" if block else "embed"
     for pattern, ours in _LENS.items():
         if match := re.fullmatch(pattern, name):
             name = ours.format(*match.groups())

@@ -164,7 +164,7 @@ class PAnneal:
         if self.drops == c.updates or step <= self.drop_step(self.drops) - c.queue:
             return
         here, there = (lp_power(f, p, c.bound) for p in (self.p, self.p_after(self.drops + 1)))
-        self._queue = [*self._queue, torch.stack([here, there]).double()][-c.queue :]
+        self._queue.append(torch.stack([here, there]).double())  # at most `queue` of them before each drop
         if step >= self.drop_step(self.drops):
             here, there = torch.stack(self._queue).mean(0)
             # no feature fired at all: there is nothing to keep level

@@ -5,7 +5,7 @@ which they were entered, then the captures, however the two are nested: a captur
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from typing import Any, Literal
@@ -103,7 +103,7 @@ def _attached(model: nn.Module, site: Site, kind: Literal["edits", "captures"], 
     try:
         yield
     finally:
-        calls.remove(call)
+        del calls[len(calls) - 1 - calls[::-1].index(call)]  # the same edit may have been entered twice
         if not tap.edits and not tap.captures:
             tap.handle.remove()
             del _taps[module][site.end]
@@ -122,7 +122,7 @@ class _Capture:
             self.values.pop(site, None)  # a second forward pass starts the order again
             self.values[site] = value
             if self._stop_after and self._wanted <= self.values.keys():
-                raise _Stop
+                raise _Stop(self)
 
         return keep
 
@@ -138,8 +138,11 @@ def capture(model: nn.Module, sites: Iterable[Site], *, stop_after: bool = True)
     sites = list(dict.fromkeys(sites))
     run = _Capture(sites, stop_after)
     with _all_attached(model, {site: run.at(site) for site in sites}, "captures"):
-        with suppress(_Stop):
+        try:
             yield run.values
+        except _Stop as stop:
+            if stop.args[0] is not run:  # an outer capture's pass ends here, not this one's
+                raise
 
 
 @contextmanager

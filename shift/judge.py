@@ -28,7 +28,7 @@ class ConceptOracle:
     name = "concept oracle"
 
     def __init__(
-        self, matches: Mapping[tuple[str, int], Match], intended: set[str], spurious: set[str], minimum_f1: float = 0.4
+        self, matches: Mapping[tuple[str, int], Match], intended: set[str], spurious: set[str], minimum_f1: float = 0.3
     ) -> None:
         if intended & spurious:
             raise ValueError(f"squares {sorted(intended & spurious)} belong to both properties: nothing to tell apart")

@@ -32,23 +32,32 @@ def fit_head(
     x: Float[Tensor, "examples d"],
     label: Bool[Tensor, " examples"],
     *,
-    learning_rate: float = 1e-2,
-    epochs: int = 4,
-    batch_size: int = 128,
-    seed: int = 0,
+    weight_decay: float = 1e-3,
+    iterations: int = 100,
 ) -> nn.Linear:
-    """Logistic regression by AdamW from zero weights (the paper's head; several epochs, since games are fewer)."""
-    head = nn.Linear(x.shape[1], 1)
+    """L2-regularised logistic regression by L-BFGS on standardised activations, folded back to the site's units.
+
+    The paper trains its head for one epoch of AdamW; the optimum needs no learning rate, no seed, and no luck with the
+    scale of the activations.
+    """
+    mean, std = x.mean(0), x.std(0).clamp_min(1e-6)
+    inputs, target = (x - mean) / std, label.to(x)
+    head = nn.Linear(x.shape[1], 1, dtype=x.dtype)
     nn.init.zeros_(head.weight)
     nn.init.zeros_(head.bias)
-    optimizer = torch.optim.AdamW(head.parameters(), lr=learning_rate)
-    generator = torch.Generator().manual_seed(seed)
-    for _ in range(epochs):
-        for rows in torch.randperm(len(x), generator=generator).split(batch_size):
-            loss = nn.functional.binary_cross_entropy_with_logits(head(x[rows])[:, 0], label[rows].float())
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
+    optimizer = torch.optim.LBFGS(head.parameters(), max_iter=iterations, line_search_fn="strong_wolfe")
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        loss = nn.functional.binary_cross_entropy_with_logits(head(inputs)[:, 0], target)
+        loss = loss + weight_decay * head.weight.square().sum() / 2
+        loss.backward()
+        return loss
+
+    optimizer.step(closure)
+    with torch.no_grad():
+        head.weight.div_(std)
+        head.bias.sub_(head.weight @ mean)
     return head.requires_grad_(False)
 
 

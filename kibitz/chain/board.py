@@ -19,7 +19,7 @@ from boardgames.report import (
 )
 from saes.architectures import ReLUDictionary
 from saes.dictionary import IdentityDictionary
-from saes.families import find_site
+from saes.families import find_site, site_width
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ def neurons_beside(model: PreTrainedModel, site: str) -> IdentityDictionary:
     """The MLP neurons of the block that a site belongs to (of block 0 for the embedding)."""
     block = site.rsplit("_", 1)[-1]
     found = find_site(model, f"mlp_hidden_{block if block.isdigit() else 0}")
-    return IdentityDictionary(found, activations(model, found, Positions(np.full((1, 60), 19, np.uint8))).shape[-1])
+    return IdentityDictionary(found, site_width(model, found))
 
 
 @torch.no_grad()

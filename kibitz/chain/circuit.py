@@ -1,6 +1,6 @@
 """Step 5: the circuit behind a behaviour whose cause the rules fix, measured on pairs that did not find it."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +21,8 @@ from circuits.metrics import Examples, LogOdds
 from kibitz.chain.board import drawn_position
 
 TARGET, DIRECTION = "b4", (1, 0)  # legal by flipping discs down the column b4-c4-d4-...
-LAST_PLY = 29
+FIRST_PLY, LAST_PLY = 3, 9  # few moves: a behaviour that a small model carries with few features
+DRAWN_NODES, DRAWN_EDGES = 80, 250  # the strongest, for the picture
 
 
 @dataclass(frozen=True)
@@ -48,9 +49,18 @@ class Explained:
             "ig_sum_error": self.discovery.ig_sum_error,
         }
 
+    def drawn(self) -> Circuit:
+        """The strongest nodes and the strongest edges among them: what a picture can show."""
+        strongest = sorted(self.circuit.nodes.items(), key=lambda item: -abs(item[1]))[:DRAWN_NODES]
+        nodes = dict(strongest)
+        edges = {e: w for e, w in self.circuit.edges.items() if e[0] in nodes and e[1] in nodes}
+        kept = sorted(edges, key=lambda e: -abs(edges[e]))[:DRAWN_EDGES]
+        return replace(self.circuit, nodes=nodes, edges={e: edges[e] for e in kept})
+
     def report(self) -> dict[str, object]:
         nodes = []
-        for node, effect in self.circuit.nodes.items():
+        drawn = self.drawn()
+        for node, effect in drawn.nodes.items():
             match = None if node.feature is None else self.matches.get((node.site, node.feature))
             label = "error" if node.feature is None else match.column if match else "unmatched"
             nodes.append(
@@ -68,12 +78,13 @@ class Explained:
         numbers = self.summary()
         del numbers["nodes"], numbers["edges"]
         return {
-            "behaviour": f"log-odds of playing {TARGET} where it is legal by one line only, "
-            "against games that differ in one earlier move and where it is not legal",
+            "behaviour": f"log-odds of playing {TARGET} where it is legal by one line only, against games that "
+            f"differ in one earlier move and where it is not legal; drawn are the {len(drawn.nodes)} strongest of "
+            f"{len(self.circuit.nodes)} nodes",
             "target": self.pairs.target,
             "sites": [site.name for site in self.circuit.sites],
             "nodes": nodes,
-            "edges": [{"source": str(u), "target": str(d), "weight": w} for (u, d), w in self.circuit.edges.items()],
+            "edges": [{"source": str(u), "target": str(d), "weight": w} for (u, d), w in drawn.edges.items()],
             **numbers,
             "examples": self.examples,
             "example": {
@@ -96,7 +107,7 @@ def explain(
     rng: np.random.Generator,
 ) -> Explained:
     """Find a circuit on `pairs` pairs and measure it on as many others; features are named on the positions `names`."""
-    found = counterfactuals(2 * pairs, square_index(TARGET), DIRECTION, rng, last_ply=LAST_PLY)
+    found = counterfactuals(2 * pairs, square_index(TARGET), DIRECTION, rng, first_ply=FIRST_PLY, last_ply=LAST_PLY)
     every = as_examples(found)
     finding, testing = every.take(torch.arange(pairs)), every.take(torch.arange(pairs, 2 * pairs))
     discovery = find_circuit(model, dictionaries, finding, LogOdds(), config)
@@ -108,9 +119,10 @@ def explain(
         discovery.circuit.kept(dictionaries),
         lambda batch: patch_states(model, dictionaries, batch),
     )
-    chosen = {site: nodes.features for site, nodes in discovery.circuit.chosen().items()}
     discovery.circuit.save(run / "circuit")
-    return Explained(discovery, measured, match_features(model, dictionaries, chosen, names), found, pairs)
+    explained = Explained(discovery, measured, {}, found, pairs)
+    chosen = {site: nodes.features for site, nodes in explained.drawn().chosen().items()}
+    return replace(explained, matches=match_features(model, dictionaries, chosen, names))
 
 
 def as_examples(pairs: Counterfactuals) -> Examples:

@@ -25,10 +25,10 @@ from saes.trainer import TrainConfig, Trainer, train
 @dataclass(frozen=True)
 class DictionarySettings:
     steps: int
-    batch_size: int = 2048
+    batch_size: int = 1024
     expansion: int = 8
-    coefficient: float = 0.12
-    learning_rate: float = 2e-3
+    coefficient: float = 0.025
+    learning_rate: float = 3e-3
     p_start: float = 1.0
     p_end: float = 0.2
 
