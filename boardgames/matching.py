@@ -74,7 +74,7 @@ def match_features(
         rows = mask[start : start + len(next(iter(values.values())))]
         start += len(rows)
         for site, index in wanted.items():
-            parts[site].append(dictionaries[site].encode(values[site])[..., index][rows].cpu())
+            parts[site].append(dictionaries[site].encode_chosen(values[site][rows], index).cpu())
     labels = positions.everything
     named: dict[tuple[str, int], Match] = {}
     for site, index in wanted.items():

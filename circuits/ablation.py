@@ -87,7 +87,7 @@ def ablate_features(
         dictionary = dictionaries[site]
 
         def replace(x: Tensor) -> Tensor:
-            acts = dictionary.encode(x)[..., index]
+            acts = dictionary.encode_chosen(x, index)
             target = 0.0 if values is None else values[site].acts[..., index]
             return x + (target - acts) @ dictionary.W_dec[index]
 

@@ -1,8 +1,8 @@
 """find_circuit: sparse feature circuits (Marks et al. 2024, section 3) on one page.
 
 Node effects of every example, summed over positions; the nodes of all sites with the largest mean absolute effect
-over examples, error nodes among them (a node that helps in one example and hurts in the next matters to both); the edges between those, measured on every example; the strongest edges; and what still
-reaches the output.
+over examples, error nodes among them (a node that helps in one example and hurts in the next matters to both); the
+edges between those, measured on every example; the strongest edges; and what still reaches the output.
 """
 
 from dataclasses import dataclass

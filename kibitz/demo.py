@@ -85,14 +85,14 @@ QUICK = Sizes(
     split=300,
     held_out=300,
     legality_games=300,
-    steps=250,
+    steps=200,
     pairs=12,
     circuit=CircuitConfig(nodes=1000, edges=5000, steps=10),
     candidates=60,
     shift_examples=40,
-    shift_train=2000,
-    cell=1000,
-    ig_steps=4,
+    shift_train=1600,
+    cell=300,
+    ig_steps=3,
     shares=(1, 2, 15, 8, 10, 15, 1),
 )
 

@@ -8,7 +8,7 @@ the site gives every feature's linear effect as (change of f) * (g @ W_dec.T), a
 from collections.abc import Sequence
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from saes.sites import Site, SiteError
@@ -46,6 +46,12 @@ class Dictionary(nn.Module):
 
     def encode(self, x: Float[Tensor, "*batch d"]) -> Float[Tensor, "*batch f"]:
         return self.activate(self.pre_activation(x))
+
+    def encode_chosen(
+        self, x: Float[Tensor, "*batch d"], index: Int[Tensor, " chosen"]
+    ) -> Float[Tensor, "*batch chosen"]:
+        """Some of the features; an architecture whose features do not compete computes only those."""
+        return self.encode(x)[..., index]
 
     def pre_activation(self, x: Float[Tensor, "*batch d"]) -> Float[Tensor, "*batch f"]:
         """What the activation function is applied to; affine in x."""

@@ -27,7 +27,7 @@ class DictionarySettings:
     steps: int
     batch_size: int = 1024
     expansion: int = 8
-    coefficient: float = 0.025
+    coefficient: float = 0.015
     learning_rate: float = 3e-3
     p_start: float = 1.0
     p_end: float = 0.2

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from saes.dictionary import Dictionary
@@ -48,6 +48,12 @@ class ReLUDictionary(Dictionary):
     def pre_activation(self, x: Float[Tensor, "*batch d"]) -> Float[Tensor, "*batch f"]:
         # W (x - b) + b_enc = W x + (b_enc - W b): the same gradients without a second pass over x
         return x @ self.W_enc.T + (self.b_enc - self.W_enc @ self.b_dec)
+
+    def encode_chosen(
+        self, x: Float[Tensor, "*batch d"], index: Int[Tensor, " chosen"]
+    ) -> Float[Tensor, "*batch chosen"]:
+        rows = self.W_enc[index]
+        return (x @ rows.T + (self.b_enc[index] - rows @ self.b_dec)).relu()
 
     def activate(self, pre: Float[Tensor, "*batch f"]) -> Float[Tensor, "*batch f"]:
         return pre.relu()

@@ -108,3 +108,11 @@ def test_a_dictionary_between_sites_has_no_single_site():
 def test_empty_shapes_are_refused(width, features):
     with pytest.raises(ValueError, match="at least 1"):
         ReLUConfig(width=width, features=features)
+
+
+def test_chosen_features_are_those_of_the_whole():
+    dictionary = ReLUDictionary(ReLUConfig(8, 32), [Site("a", "a")])
+    dictionary.b_enc.data.normal_()
+    dictionary.b_dec.data.normal_()
+    x, index = torch.randn(5, 3, 8), torch.tensor([3, 31, 0])
+    torch.testing.assert_close(dictionary.encode_chosen(x, index), dictionary.encode(x)[..., index])
