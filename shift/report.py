@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from torch import nn
@@ -13,7 +14,7 @@ from shift.judge import Judge
 from shift.judgements import Frozen, JudgementLog
 from shift.probe import fit_head, predict, readout
 from shift.task import ShiftTask
-from shift.trim import Cells, random_features, score, trimming_edits
+from shift.trim import Cells, mean_features, random_features, score, trimming_edits
 
 
 @dataclass(frozen=True)
@@ -86,19 +87,25 @@ def outcome(
     random_draws: int = 3,
     examples: int = 100,
     steps: int = 10,
+    ablation: Literal["zero", "mean"] = "zero",
     seed: int = 0,
     progress: bool = True,
 ) -> Outcome:
-    """Open the balanced set and score the classifier before and after trimming, retrained, and against baselines."""
+    """Open the balanced set and score the classifier before and after trimming, retrained, and against baselines.
+
+    Trimmed features are set to zero, as in the paper, or to their mean over the ambiguous prompts.
+    """
     data = task.balanced.open(frozen, "scoring")
     upstream = sites_before(model, dictionaries, task.site)
     trimmed = frozen.trimmed()
     count = sum(len(index) for index in trimmed.values())
-    edits = trimming_edits(upstream, trimmed)
+    values = mean_features(model, upstream, task.train) if ablation == "mean" else None
+    edits = trimming_edits(upstream, trimmed, values)
     refit = fit_head(readout(model, task.site, task.train.tokens, task.train.position, edits), task.train.label)
     rng = np.random.default_rng(seed)
     draws = [
-        trimming_edits(upstream, random_features(trimmed, prepared.effects.features, rng)) for _ in range(random_draws)
+        trimming_edits(upstream, random_features(trimmed, prepared.effects.features, rng), values)
+        for _ in range(random_draws)
     ]
     spread = slice(None, None, max(1, len(data.train.tokens) // examples))  # the cells lie one after the other
     spurious = margin_effects(
@@ -113,7 +120,7 @@ def outcome(
         progress=progress,
     )
     best = chosen_features(spurious.most_relied_on(count))
-    skyline = trimming_edits(upstream, {s.name: index.tolist() for s, index in best.items()})
+    skyline = trimming_edits(upstream, {s.name: index.tolist() for s, index in best.items()}, values)
     oracle = fit_head(readout(model, task.site, data.train.tokens, data.train.position), data.train.intended)
     return Outcome(
         before=score(model, prepared.head, task.site, data.test),

@@ -10,10 +10,10 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from circuits.ablation import ablate_features
-from circuits.feature_acts import Dictionaries
+from circuits.feature_acts import Dictionaries, FeatureActs, States, states_of
 from saes.sites import Edit, Site
 from shift.probe import predict, readout
-from shift.task import Balanced
+from shift.task import Ambiguous, Balanced
 
 
 @dataclass(frozen=True)
@@ -36,12 +36,30 @@ class Cells:
 Features = Mapping[str, Sequence[int]]  # by site name
 
 
-def trimming_edits(dictionaries: Dictionaries, features: Features) -> dict[Site, Edit]:
-    """Zero the named features at every position, errors kept; only the sites that are needed are touched."""
+def trimming_edits(dictionaries: Dictionaries, features: Features, values: States | None = None) -> dict[Site, Edit]:
+    """Set the named features to zero, or to `values`, at every position, errors kept; only their sites are touched."""
     return ablate_features(
         dictionaries,
         {site: torch.tensor(sorted(features[site.name])) for site in dictionaries if features.get(site.name)},
+        values,
     )
+
+
+@torch.no_grad()
+def mean_features(
+    model: PreTrainedModel, dictionaries: Dictionaries, data: Ambiguous, prompts: int = 512, batch_size: int = 128
+) -> States:
+    """Mean of every feature over the positions up to the one read, on ambiguous prompts: acts [F], error zero [D]."""
+    sums = {site: torch.zeros(d.features, dtype=d.W_dec.dtype) for site, d in dictionaries.items()}
+    count = 0
+    for tokens, position in zip(
+        data.tokens[:prompts].split(batch_size), data.position[:prompts].split(batch_size), strict=True
+    ):
+        read = torch.arange(tokens.shape[1]) <= position[:, None]
+        for site, state in states_of(model, dictionaries, tokens).items():
+            sums[site] += state.acts[read].sum(0)
+        count += int(read.sum())
+    return {site: FeatureActs(s / count, torch.zeros(dictionaries[site].width)) for site, s in sums.items()}
 
 
 def score(

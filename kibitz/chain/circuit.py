@@ -76,16 +76,16 @@ class Explained:
         clean, patch = replay(self.pairs.clean[:1]), replay(self.pairs.patch[:1])
         ply, changed = int(self.pairs.ply[0]), int(self.pairs.changed_ply[0])
         numbers = self.summary()
-        del numbers["nodes"], numbers["edges"]
+        counts = {"node_count": numbers.pop("nodes"), "edge_count": numbers.pop("edges")}
         return {
             "behaviour": f"log-odds of playing {TARGET} where it is legal by one line only, against games that "
-            f"differ in one earlier move and where it is not legal; drawn are the {len(drawn.nodes)} strongest of "
-            f"{len(self.circuit.nodes)} nodes",
+            "differ in one earlier move and where it is not legal",
             "target": self.pairs.target,
             "sites": [site.name for site in self.circuit.sites],
             "nodes": nodes,
             "edges": [{"source": str(u), "target": str(d), "weight": w} for (u, d), w in drawn.edges.items()],
             **numbers,
+            **counts,
             "examples": self.examples,
             "example": {
                 "clean": drawn_position(clean, 0, ply),

@@ -89,8 +89,16 @@ def _numbers(circuit: Circuit, errors: int) -> str:
             number(circuit["ig_sum_error"], 3),
             "integrated gradients must add up to the true effect; this is how far they miss",
         ],
-        ["nodes", count(len(circuit["nodes"])), f"{len(circuit['nodes']) - errors} features and {errors} error nodes"],
-        ["edges", count(len(circuit["edges"])), f"averaged over {count(circuit['examples'])} pairs"],
+        [
+            "nodes",
+            count(circuit["node_count"]),
+            f"features and error nodes; drawn are the {len(circuit['nodes'])} strongest, {errors} of them error nodes",
+        ],
+        [
+            "edges",
+            count(circuit["edge_count"]),
+            f"averaged over {count(circuit['examples'])} pairs; drawn are the {len(circuit['edges'])} strongest",
+        ],
     ]
     return table(
         ["", "value", "<th>what it means</th>"],

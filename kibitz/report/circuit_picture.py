@@ -57,8 +57,7 @@ def circuit_picture(circuit: Circuit) -> str:
         parts.append(_edge(edge, places, names, strongest_edge))
     parts += [_node(node, places[node["id"]], strongest_node) for node in circuit["nodes"]]
     parts.append(
-        f'<text class="outcome" x="{(GUTTER + WIDTH - ERRORS) / 2:g}" y="{height - 14:g}">'
-        f"\u2193 {text(circuit['behaviour'])}</text>"
+        f'<text class="outcome" x="{(GUTTER + WIDTH - ERRORS) / 2:g}" y="{height - 14:g}">\u2193 the behaviour</text>'
     )
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" class="circuit" viewBox="0 0 {WIDTH} {height:g}" role="group"'

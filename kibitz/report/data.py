@@ -136,6 +136,8 @@ class Circuit(TypedDict):
     sites: list[str]  # in forward order
     nodes: list[Node]
     edges: list[Edge]
+    node_count: int  # of the whole circuit, of which `nodes` and `edges` are the strongest
+    edge_count: int
     faithfulness: float
     faithfulness_without_errors: float
     completeness: float

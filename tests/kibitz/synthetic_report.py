@@ -127,6 +127,8 @@ def _circuit(games: Any, rng: np.random.Generator, count: int, edges: int) -> di
     position = _position(games, 0, 24)
     clean = {key: position[key] for key in ("black", "white", "last", "mover")}
     return {
+        "node_count": 1325,
+        "edge_count": 7784,
         "behaviour": "log-odds of playing b4 where it is legal by one line only, "
         "against games that differ in one earlier move and where it is not legal",
         "target": 11,
