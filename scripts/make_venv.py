@@ -63,6 +63,8 @@ def main() -> None:
         )
     # so that pip ends with us when make passes on a TERM
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("the set-up was stopped; `make setup` starts again"))
+    if len(sys.argv) != 2 or sys.argv[1].startswith("-"):
+        sys.exit("usage: make_venv.py FOLDER, the environment to make")
     try:
         make_venv(Path(sys.argv[1]).absolute())
     except KeyboardInterrupt:
