@@ -7,14 +7,18 @@ from saes.dictionary import Dictionary, IdentityDictionary
 from saes.evaluation import evaluate
 from saes.families import circuit_sites, find_site
 from saes.objective import SparseReconstruction
-from saes.penalties import Lp, LpConfig, PAnneal, PAnnealConfig
+from saes.p_annealing import PAnneal, PAnnealConfig
+from saes.penalties import L0, L0Config, Lp, LpConfig
 from saes.sites import Site, capture, intervene
-from saes.trainer import TrainConfig, Trainer, train
+from saes.trainer import TrainConfig, Trainer
+from saes.training import train
 
 __all__ = [
     "ActivationBuffer",
     "Dictionary",
     "IdentityDictionary",
+    "L0",
+    "L0Config",
     "Lp",
     "LpConfig",
     "PAnneal",

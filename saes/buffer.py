@@ -6,6 +6,7 @@ refill that do not fill a batch are left out. Batch n is the same whether or not
 """
 
 from collections.abc import Iterator, Sequence
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -17,6 +18,18 @@ from saes.harvest import harvest
 from saes.sites import Site
 
 Activations = dict[Site, Float[Tensor, "batch d"]]
+
+
+class ActivationStream(Protocol):
+    """Where a training loop's batches come from."""
+
+    def batches(self, start: int = 0) -> Iterator[Activations]:
+        """Batches number start, start + 1, ... without end."""
+        ...
+
+    def sample(self) -> Activations:
+        """Activations for initial means and norms."""
+        ...
 
 
 class ActivationBuffer:

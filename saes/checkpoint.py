@@ -5,14 +5,15 @@ from pathlib import Path
 
 import torch
 
-from saes.architectures import ARCHITECTURES, ReLUDictionary
+from saes.architectures import ARCHITECTURES, AffineDictionary
 from saes.files import FileError, read_json, read_tensors, write_json, write_tensors
 from saes.sites import Site
 
-FORMAT = "kibitz-dictionary-1"
+FORMAT = "kibitz-dictionary-2"
+FORMATS = ("kibitz-dictionary-1", FORMAT)  # the first knew ReLU dictionaries with all defaults alone
 
 
-def save_dictionary(dictionary: ReLUDictionary, folder: Path | str, *, dtype: torch.dtype = torch.float32) -> None:
+def save_dictionary(dictionary: AffineDictionary, folder: Path | str, *, dtype: torch.dtype = torch.float32) -> None:
     """Write a dictionary; weights are stored in `dtype` and always load as float32."""
     folder = Path(folder)
     tensors = {name: t.to(dtype) for name, t in dictionary.state_dict().items()}
@@ -29,17 +30,16 @@ def save_dictionary(dictionary: ReLUDictionary, folder: Path | str, *, dtype: to
     )
 
 
-def load_dictionary(folder: Path | str, device: str = "cpu") -> ReLUDictionary:
+def load_dictionary(folder: Path | str, device: str = "cpu") -> AffineDictionary:
     """Read a dictionary, frozen; a missing, damaged or mis-shaped file is a FileError that names it."""
     folder = Path(folder)
-    config = read_json(folder / "config.json")
+    config = dict(read_json(folder / "config.json"))
     try:
-        if config["format"] != FORMAT:
-            raise FileError(f"{folder / 'config.json'}: format {config['format']!r}; expected {FORMAT!r}")
-        shape_type, module_type = ARCHITECTURES[config["architecture"]]
-        dictionary = module_type(
-            shape_type(width=config["width"], features=config["features"]), [Site(**s) for s in config["reads"]]
-        )
+        if config.pop("format") not in FORMATS:
+            raise FileError(f"{folder / 'config.json'}: not a dictionary of Kibitz; expected format {FORMAT!r}")
+        kind = ARCHITECTURES[config.pop("architecture")]
+        reads, writes = ([Site(**site) for site in config.pop(name)] for name in ("reads", "writes"))
+        dictionary = kind(kind.config_type(**config), reads, writes)
     except FileError:
         raise
     except (KeyError, TypeError, ValueError) as error:

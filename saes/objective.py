@@ -1,14 +1,23 @@
 """What a dictionary is trained on: an objective computes, and moves its own state only in observe()."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, Literal, NamedTuple, Protocol
 
-from jaxtyping import Float
+import torch
+from jaxtyping import Float, Int
 from torch import Tensor
 
-from saes.dictionary import Dictionary
-from saes.penalties import Penalty
+from saes.architectures.affine import AffineDictionary, Encoded
+from saes.architectures.matryoshka import MatryoshkaConfig
+from saes.dead_features import Forward, Part
+from saes.optim import UnitNormAdam
+from saes.penalties import Numbers, Penalty
+from saes.preactivations import DensePreActivations
+from saes.sparse_step import ActivePreActivations, decode_features, squared_error
+
+ACTIVE_BELOW = 0.05  # share of active features below which the sparse step is faster (docs/performance.md)
+MEASURE_EVERY = 10  # steps between measurements of that share
 
 
 @dataclass(frozen=True)
@@ -18,34 +27,78 @@ class Batch:
     inputs: Float[Tensor, "batch d_in"]
     targets: Float[Tensor, "batch d_out"]
 
-    def scaled(self, scale: float) -> "Batch":
-        """The batch divided by `scale`; the caller's tensors are left alone."""
-        inputs = self.inputs / scale
-        return Batch(inputs, inputs if self.targets is self.inputs else self.targets / scale)
+    def scaled(self, scale_in: Tensor, scale_out: Tensor) -> "Batch":
+        """The batch in units of the two scales; the caller's tensors are left alone."""
+        inputs = self.inputs / scale_in
+        return Batch(inputs, inputs if self.targets is self.inputs else self.targets / scale_out)
 
 
 class Loss(NamedTuple):
-    """One evaluation of an objective."""
+    """One evaluation of an objective on a stack of N dictionaries."""
 
-    total: Float[Tensor, ""]
-    terms: dict[str, Tensor]
-    features: Float[Tensor, "batch f"]
-    reconstruction: Float[Tensor, "batch d_out"]
+    total: Float[Tensor, " member"]
+    terms: dict[str, Float[Tensor, " member"]]
+    encoded: Encoded
+    """detached"""
+    forward: Forward
 
 
-@runtime_checkable
+class Reconstruction(Protocol):
+    """How an architecture's features have to reconstruct."""
+
+    def __call__(
+        self, dictionary: AffineDictionary, encoded: Encoded, batch: Batch
+    ) -> tuple[dict[str, Float[Tensor, " member"]], Float[Tensor, "member batch d"]]:
+        """Loss terms, and the full reconstruction - target without a gradient."""
+        ...
+
+
+def plain(d: AffineDictionary, encoded: Encoded, batch: Batch) -> tuple[dict[str, Tensor], Tensor]:
+    """mean_b ||reconstruction - target||^2."""
+    error, residual = squared_error(encoded.features, d.W_dec, d.b_dec, batch.targets, d.bypass(batch.inputs))
+    return {"error": error}, residual
+
+
+def gated(d: AffineDictionary, encoded: Encoded, batch: Batch) -> tuple[dict[str, Tensor], Tensor]:
+    """Also the error of the gate's magnitudes through a frozen copy of the decoder (Gated SAE, equation 8)."""
+    terms, residual = plain(d, encoded, batch)
+    bypass = d.bypass(batch.inputs)
+    frozen = d.W_dec.detach(), d.b_dec.detach(), batch.targets, None if bypass is None else bypass.detach()
+    return {**terms, "gate_error": squared_error(encoded.penalised, *frozen)[0]}, residual
+
+
+def nested(d: AffineDictionary, encoded: Encoded, batch: Batch) -> tuple[dict[str, Tensor], Tensor]:
+    """The weighted mean over prefixes of the features of each prefix's error (Matryoshka SAE, equation 3)."""
+    assert isinstance(d.config, MatryoshkaConfig)
+    bypass = d.bypass(batch.inputs)
+    residual = d.over_rows(d.b_dec) - batch.targets + (0 if bypass is None else bypass)
+    error, begin = torch.zeros(()), 0
+    for end, weight in zip(d.config.prefixes, d.config.weights, strict=True):
+        residual = residual + decode_features(encoded.features.between(begin, end), d.W_dec, begin, end)
+        error = error + weight * residual.square().sum(-1).mean(-1)
+        begin = end
+    return {"error": error}, residual.detach()
+
+
+RECONSTRUCTIONS: dict[str, Reconstruction] = {"gated": gated, "matryoshka": nested}
+
+
 class Objective(Protocol):
     """A loss with its moving parts."""
 
-    def __call__(self, dictionary: Dictionary, batch: Batch, step: int) -> Loss:
+    def __call__(self, dictionary: AffineDictionary, batch: Batch, step: int) -> Loss:
         """Pure: evaluate it as often as you like."""
         ...
 
-    def observe(self, loss: Loss, step: int) -> None:
+    def observe(self, dictionary: AffineDictionary, loss: Loss, step: int) -> None:
         """Once per optimiser step; the only place where state moves."""
         ...
 
-    def numbers(self) -> dict[str, float]:
+    def after_step(self, loss: Loss, optimizer: UnitNormAdam, step: int) -> None:
+        """Once per optimiser step; the only place where weights move besides the optimiser (resampling)."""
+        ...
+
+    def numbers(self) -> Numbers:
         """What a log shows of the state."""
         ...
 
@@ -55,26 +108,78 @@ class Objective(Protocol):
 
 
 class SparseReconstruction:
-    """mean_b ||target - reconstruction||^2 plus a penalty on the features."""
+    """Reconstruction error, a penalty on the features if the architecture needs one, and parts such as AuxK."""
 
-    def __init__(self, penalty: Penalty) -> None:
-        self.penalty = penalty
+    def __init__(
+        self,
+        penalty: Penalty | None = None,
+        parts: Sequence[Part] = (),
+        *,
+        weigh_by_decoder: bool = False,
+        step: Literal["auto", "dense", "active"] = "auto",
+    ) -> None:
+        """`weigh_by_decoder`: the penalty sees magnitude x decoder norm (April update; crosscoders: summed over sites).
 
-    def __call__(self, dictionary: Dictionary, batch: Batch, step: int) -> Loss:
-        features = dictionary.encode(batch.inputs)
-        reconstruction = dictionary.decode(features)
-        error = (batch.targets - reconstruction).square().sum(-1).mean()
-        penalty = self.penalty(features, step)
-        return Loss(error + penalty, {"error": error, "penalty": penalty}, features, reconstruction)
+        `step`: through the active features only (saes.sparse_step), through all of them, or whichever is faster at
+        the density that was last measured. Both are exact.
+        """
+        self.penalty, self.parts, self._weigh, self._step = penalty, tuple(parts), weigh_by_decoder, step
+        self.idle: Int[Tensor, "member feature"] | None = None
+        self.density = 1.0
 
-    def observe(self, loss: Loss, step: int) -> None:
-        self.penalty.observe(loss.features, step)
+    def __call__(self, dictionary: AffineDictionary, batch: Batch, step: int) -> Loss:
+        way = ActivePreActivations if self._through_active(dictionary, batch) else DensePreActivations
+        pre = way(dictionary, batch.inputs)
+        encoded = dictionary.training_pass(pre)
+        terms, residual = RECONSTRUCTIONS.get(dictionary.architecture, plain)(dictionary, encoded, batch)
+        if self.penalty is not None:
+            seen = encoded
+            if self._weigh:
+                weighed = encoded.penalised.values * encoded.penalised.per_feature(dictionary.decoder_norms())
+                seen = encoded._replace(penalised=encoded.penalised.with_values(weighed))
+            terms["penalty"] = self.penalty(seen, step)
+        forward = Forward(dictionary, batch.inputs, pre, encoded.features.detach(), residual, self._idle_after(encoded))
+        for part in self.parts:
+            added = part(forward, step)
+            if added is not None:
+                terms[part.name] = added
+        return Loss(torch.stack(list(terms.values())).sum(0), terms, encoded.detach(), forward)
 
-    def numbers(self) -> dict[str, float]:
-        return self.penalty.numbers()
+    def observe(self, dictionary: AffineDictionary, loss: Loss, step: int) -> None:
+        if self.penalty is not None:
+            self.penalty.observe(loss.encoded, step)
+        dictionary.observe(loss.encoded.features, step)
+        self.idle = loss.forward.idle if self.parts else None
+        if step % MEASURE_EVERY == 0 and self._step == "auto" and loss.forward.inputs.device.type == "cpu":
+            self.density = float(loss.encoded.features.l0().max()) / dictionary.features
+
+    def after_step(self, loss: Loss, optimizer: UnitNormAdam, step: int) -> None:
+        for part in self.parts:
+            part.after_step(loss.forward, optimizer, step)
+
+    def numbers(self) -> Numbers:
+        return {} if self.penalty is None else self.penalty.numbers()
 
     def state_dict(self) -> dict[str, Any]:
-        return self.penalty.state_dict()
+        penalty = {} if self.penalty is None else self.penalty.state_dict()
+        return {"penalty": penalty, "idle": self.idle, "density": self.density}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self.penalty.load_state_dict(state)
+        if self.penalty is not None:
+            self.penalty.load_state_dict(state["penalty"])
+        self.idle, self.density = state["idle"], state["density"]
+
+    def _through_active(self, dictionary: AffineDictionary, batch: Batch) -> bool:
+        if self._step == "auto":
+            return batch.inputs.device.type == "cpu" and self.density < ACTIVE_BELOW
+        return self._step == "active"
+
+    @torch.no_grad()
+    def _idle_after(self, encoded: Encoded) -> Int[Tensor, "member feature"]:
+        """Inputs since each feature fired, once this batch has been seen."""
+        layout = encoded.features.layout
+        if not self.parts:
+            return torch.zeros(layout.members, layout.features, dtype=torch.int64)
+        before = 0 if self.idle is None else self.idle
+        fired = encoded.features.fired()
+        return torch.where(fired, torch.zeros_like(fired, dtype=torch.int64), before + layout.batch)

@@ -1,32 +1,47 @@
-"""Sparsity penalties: L1, Lp, and p-annealing (Karvonen et al. 2024, section 4).
+"""Sparsity penalties: L1 and Lp, and the L0 penalty of JumpReLU. p-annealing stands in saes.p_annealing.
 
-A p-annealed penalty starts as L1 and lowers p in steps towards p_end, which finds features as L1 does and then
-shrinks them less than L1 would. At every change of p the coefficient is rescaled from recent features, so that the
-penalty itself does not jump.
+A penalty acts on the batch as N stacked dictionaries encode it, and answers with one number per member. Members may
+differ in coefficient and p.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, TypeVar, runtime_checkable
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
+
+from saes.architectures.affine import Encoded
+from saes.entries import Entries
+
+Schedule = Literal["exact", "dictionary_learning"]
+Numbers = dict[str, float | Float[Tensor, " member"]]
+
+
+class Warming(Protocol):
+    """A config with a warm-up of its coefficient."""
+
+    @property
+    def warmup(self) -> int: ...
+
+    @property
+    def schedule(self) -> Schedule: ...
 
 
 @runtime_checkable
 class Penalty(Protocol):
     """What an objective adds to the reconstruction error."""
 
-    def __call__(self, f: Float[Tensor, "batch f"], step: int) -> Float[Tensor, ""]:
+    def __call__(self, encoded: Encoded, step: int) -> Float[Tensor, " member"]:
         """The weighted penalty; pure."""
         ...
 
-    def observe(self, f: Float[Tensor, "batch f"], step: int) -> None:
+    def observe(self, encoded: Encoded, step: int) -> None:
         """Once per optimiser step, after it: the only place where state moves."""
         ...
 
-    def numbers(self) -> dict[str, float]:
+    def numbers(self) -> Numbers:
         """What a log shows of the state."""
         ...
 
@@ -35,26 +50,43 @@ class Penalty(Protocol):
     def load_state_dict(self, state: Mapping[str, Any]) -> None: ...
 
 
-def lp_power(f: Float[Tensor, "batch f"], p: float, bound: float) -> Float[Tensor, ""]:
-    """Mean over the batch of sum_i f_i^p over the non-zero features, made linear below `bound`.
+def lp_sum(
+    entries: Entries, p: Sequence[float], bound: float, function: Literal["Lp^p", "Lp"] = "Lp^p"
+) -> Float[Tensor, " member"]:
+    """Mean over the batch of sum_i f_i^p (Lp^p) or (sum_i f_i^p)^(1/p) (Lp), made linear below `bound`.
 
     f^p has slope p f^(p-1), without limit as f falls to 0. Below `bound` (b) the curve goes on along its tangent and
     the whole is shifted to pass through 0: f^p - (1-p) b^p above b, p b^(p-1) f below. Value and slope are
-    continuous, the slope is at most p b^(p-1), and above b the gradient is that of f^p. With p = 1 this is L1.
+    continuous, the slope is at most p b^(p-1), and above b the gradient is that of f^p. With p = 1 this is L1;
+    `bound` 0 is f^p itself. Only features that are on are looked at. `p` is one number, or one of each member.
     """
-    return f.sum() / len(f) if p == 1 else _BoundedPower.apply(f, p, bound) / len(f)  # type: ignore[no-any-return]
+    powers = entries.with_values(_power(entries, p, bound))
+    if function == "Lp^p":
+        return powers.member_sums() / entries.layout.batch
+    rows = powers.row_sums()
+    exponents = rows.new_tensor([1 / each for each in p])[:, None]
+    on = rows > 0  # the root has no slope at 0
+    return torch.where(on, torch.where(on, rows, 1.0) ** exponents, 0.0).mean(1)
+
+
+def _power(entries: Entries, p: Sequence[float], bound: float) -> Tensor:
+    f = entries.values
+    if len(set(p)) == 1:
+        return f if p[0] == 1 else _BoundedPower.apply(f, p[0], bound)  # type: ignore[return-value]
+    return _BoundedPower.apply(f, entries.per_member(f.new_tensor(list(p))), bound)  # type: ignore[return-value]
 
 
 class _BoundedPower(torch.autograd.Function):
-    """Sum of the bounded curve with one pow per element for value and slope, and no search for the non-zero ones."""
+    """The bounded curve with one pow per element for value and slope."""
 
     @staticmethod
-    def forward(ctx: Any, f: Tensor, p: float, bound: float) -> Tensor:
-        capped = f.clamp_min(bound)
+    def forward(ctx: Any, f: Tensor, p: float | Tensor, bound: float) -> Tensor:
+        capped = f.clamp_min(bound or torch.finfo(f.dtype).tiny)
         slope = capped.pow(p - 1).mul_(p)
         ctx.save_for_backward(f, slope)
         # above the bound p f^(p-1) f / p = f^p; below it, and at 0, the tangent
-        return torch.where(f > bound, slope * capped / p - (1 - p) * bound**p, slope * f).sum()
+        shift = (1 - p) * bound**p if bound else 0.0
+        return torch.where(f > bound, slope * capped / p - shift, slope * f)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
@@ -71,129 +103,129 @@ class LpConfig:
     warmup: int = 1000
     """steps over which the coefficient rises from 0"""
     bound: float = 0.03
-    """see lp_power; in the units in which the dictionary is trained (unit mean square norm by default)"""
+    """see lp_sum; in the units in which the dictionary is trained (unit mean square norm by default)"""
+    schedule: Schedule = "exact"
 
     def __post_init__(self) -> None:
-        _check_p(self.p, "p")
-        _check_positive(coefficient=self.coefficient, bound=self.bound)
+        check_p(self.p, "p")
+        check_positive(coefficient=self.coefficient)
+        check_not_negative(bound=self.bound, warmup=self.warmup)
 
 
 class Lp:
-    """coefficient * warm-up * mean_b sum_i f_i^p."""
+    """coefficient * warm-up * mean_b sum_i f_i^p; one config, or one of each member of a stack."""
 
-    def __init__(self, config: LpConfig) -> None:
-        self.config = config
+    def __init__(self, config: LpConfig | Sequence[LpConfig]) -> None:
+        self.configs = as_members(config)
+        same(self.configs, "warmup", "bound", "schedule")
+        self.config = self.configs[0]
 
-    def __call__(self, f: Float[Tensor, "batch f"], step: int) -> Float[Tensor, ""]:
-        return self.config.coefficient * _rise(step, self.config.warmup) * lp_power(f, self.config.p, self.config.bound)
+    def __call__(self, encoded: Encoded, step: int) -> Float[Tensor, " member"]:
+        powers = lp_sum(encoded.penalised, [c.p for c in self.configs], self.config.bound)
+        return powers * powers.new_tensor([c.coefficient for c in self.configs]) * rise(step, self.config)
 
-    def observe(self, f: Float[Tensor, "batch f"], step: int) -> None:
+    def observe(self, encoded: Encoded, step: int) -> None:
         """Nothing moves."""
 
-    def numbers(self) -> dict[str, float]:
-        return {"p": self.config.p, "coefficient": self.config.coefficient}
+    def numbers(self) -> Numbers:
+        return {name: torch.tensor([getattr(c, name) for c in self.configs]) for name in ("p", "coefficient")}
 
     def state_dict(self) -> dict[str, Any]:
         return {}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        if state:
-            raise ValueError(f"a fixed penalty has no state, but the checkpoint holds {sorted(state)}")
+        no_state(state)
 
 
 @dataclass(frozen=True)
-class PAnnealConfig:
-    """An Lp^p penalty whose p falls linearly in `updates` equal drops; p_end is reached exactly, at step `end`."""
+class L0Config:
+    """JumpReLU's penalty on the number of features that are on (Rajamanoharan et al. 2024, equation 9)."""
 
-    coefficient: float = 0.1
-    """at p_start; rescaled at every drop"""
-    p_start: float = 1.0
-    p_end: float = 0.2
-    start: int = 1000
-    """step after which the first drop happens"""
-    end: int = 4000
-    """step after which the last drop happens"""
-    updates: int = 10
-    queue: int = 10
-    """number of recent batches from which the coefficient is rescaled"""
-    warmup: int = 500
-    """steps over which the coefficient rises from 0"""
-    bound: float = 0.03
-    """see lp_power; in the units in which the dictionary is trained (unit mean square norm by default)"""
+    coefficient: float = 1.0
+    target: float | None = None
+    """with it the penalty is (L0 / target - 1)^2 instead of L0"""
+    warmup: int = 1000
+    schedule: Schedule = "exact"
 
     def __post_init__(self) -> None:
-        _check_p(self.p_start, "p_start")
-        _check_p(self.p_end, "p_end")
-        _check_positive(coefficient=self.coefficient, bound=self.bound, updates=self.updates, queue=self.queue)
-        if self.p_end > self.p_start:
-            raise ValueError(f"p_end {self.p_end} is above p_start {self.p_start}: p falls during annealing")
-        if not 0 <= self.start <= self.end or self.end - self.start < self.updates - 1:
-            raise ValueError(f"{self.updates} drops do not fit between steps {self.start} and {self.end}")
+        check_positive(coefficient=self.coefficient, **({} if self.target is None else {"target": self.target}))
 
 
-class PAnneal:
-    """The p-annealed penalty: p, coefficient and queue of recent features, all of it in state_dict."""
+class L0:
+    """coefficient * warm-up * mean L0, or its relative squared distance from a target; needs straight-through steps."""
 
-    def __init__(self, config: PAnnealConfig) -> None:
-        self.config = config
-        self.coefficient = torch.tensor(config.coefficient, dtype=torch.float64)
-        self.drops = 0
-        self._queue: list[Tensor] = []  # [2]: the penalty at this p and at the next one, of one batch each
+    def __init__(self, config: L0Config | Sequence[L0Config]) -> None:
+        self.configs = as_members(config)
+        same(self.configs, "warmup", "schedule")
+        if len({c.target is None for c in self.configs}) == 2:
+            raise ValueError("either all members of a stack have a target L0 or none")
+        self.config = self.configs[0]
 
-    @property
-    def p(self) -> float:
-        return self.p_after(self.drops)
+    def __call__(self, encoded: Encoded, step: int) -> Float[Tensor, " member"]:
+        if encoded.firing is None:
+            raise ValueError("an L0 penalty needs an architecture with thresholds that learn: use jumprelu")
+        l0 = encoded.firing.member_sums() / encoded.firing.layout.batch
+        if self.config.target is not None:
+            l0 = (l0 / l0.new_tensor([c.target for c in self.configs]) - 1).square()
+        return l0 * l0.new_tensor([c.coefficient for c in self.configs]) * rise(step, self.config)
 
-    def p_after(self, drops: int) -> float:
-        """p once `drops` of the updates have happened; p_end exactly after the last."""
-        c = self.config
-        return c.p_end if drops == c.updates else c.p_start + (c.p_end - c.p_start) * drops / c.updates
+    def observe(self, encoded: Encoded, step: int) -> None:
+        """Nothing moves."""
 
-    def drop_step(self, drop: int) -> int:
-        """The step after which drop number `drop` (from 0) happens."""
-        c = self.config
-        return c.end if c.updates == 1 else c.start + round((c.end - c.start) * drop / (c.updates - 1))
-
-    def __call__(self, f: Float[Tensor, "batch f"], step: int) -> Float[Tensor, ""]:
-        weight = self.coefficient.to(f) * _rise(step, self.config.warmup)
-        return weight * lp_power(f, self.p, self.config.bound)
-
-    @torch.no_grad()
-    def observe(self, f: Float[Tensor, "batch f"], step: int) -> None:
-        c = self.config
-        if self.drops == c.updates or step <= self.drop_step(self.drops) - c.queue:
-            return
-        here, there = (lp_power(f, p, c.bound) for p in (self.p, self.p_after(self.drops + 1)))
-        self._queue.append(torch.stack([here, there]).double())  # at most `queue` of them before each drop
-        if step >= self.drop_step(self.drops):
-            here, there = torch.stack(self._queue).mean(0)
-            # no feature fired at all: there is nothing to keep level
-            self.coefficient = torch.where(
-                there > 0, self.coefficient.to(there) * here / there, self.coefficient.to(there)
-            )
-            self.drops += 1
-            self._queue = []  # the ratio of another pair of p says nothing about the next one
-
-    def numbers(self) -> dict[str, float]:
-        return {"p": self.p, "coefficient": float(self.coefficient)}
+    def numbers(self) -> Numbers:
+        return {"coefficient": torch.tensor([c.coefficient for c in self.configs])}
 
     def state_dict(self) -> dict[str, Any]:
-        return {"coefficient": self.coefficient, "drops": self.drops, "queue": list(self._queue)}
+        return {}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self.coefficient, self.drops, self._queue = state["coefficient"], state["drops"], list(state["queue"])
+        no_state(state)
 
 
-def _rise(step: int, warmup: int) -> float:
-    return min(1.0, (step + 1) / warmup) if warmup else 1.0
+# ---- what all penalties share ----
+
+T = TypeVar("T")
 
 
-def _check_p(p: float, name: str) -> None:
-    if not 0 < p <= 1:
-        raise ValueError(f"{name} is {p}: choose a value above 0 and at most 1")
+def as_members(config: T | Sequence[T]) -> list[T]:
+    """The configs of a stack's members; one config is a stack of one."""
+    configs = list(config) if isinstance(config, Sequence) else [config]
+    if not configs:
+        raise ValueError("a stack of penalties needs at least one config")
+    return configs
 
 
-def _check_positive(**values: float | int) -> None:
+def same(configs: Sequence[Any], *names: str) -> None:
+    """ValueError if the members of a stack differ in a field that they have to share."""
+    for name in names:
+        values = {getattr(c, name) for c in configs}
+        if len(values) > 1:
+            raise ValueError(f"members of a stack share {name}, but it is {sorted(map(str, values))}")
+
+
+def rise(step: int, config: Warming) -> float:
+    """Linear warm-up; the first step already counts, except in dictionary_learning's schedule."""
+    first = 0 if config.schedule == "dictionary_learning" else 1
+    return min(1.0, (step + first) / config.warmup) if config.warmup else 1.0
+
+
+def no_state(state: Mapping[str, Any]) -> None:
+    if state:
+        raise ValueError(f"a fixed penalty has no state, but the checkpoint holds {sorted(state)}")
+
+
+def check_p(p: float, name: str) -> None:
+    if not 0 < p <= 2:
+        raise ValueError(f"{name} is {p}: choose a value above 0 and at most 2")
+
+
+def check_positive(**values: float | int) -> None:
     for name, value in values.items():
         if not value > 0:
             raise ValueError(f"{name} is {value}: choose a value above 0")
+
+
+def check_not_negative(**values: float | int) -> None:
+    for name, value in values.items():
+        if not value >= 0:
+            raise ValueError(f"{name} is {value}: choose 0 or more")

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
-Values = Mapping[str, float | str]  # numbers by name, and the site that they are of
+Values = Mapping[str, float | str]  # numbers by name, and the site (and member of a sweep) that they are of
 
 
 @runtime_checkable
@@ -36,11 +36,11 @@ class JSONLines:
 
 def read_records(path: Path) -> list[dict[str, Any]]:
     """All whole lines of a JSONLines file; of steps recorded twice (before a kill and after) the later one."""
-    records: dict[tuple[int, str], dict[str, Any]] = {}
+    records: dict[tuple[int, str, int], dict[str, Any]] = {}
     for line in path.read_text(encoding="utf-8").splitlines():
         try:
             record = json.loads(line)
         except ValueError:  # the line that a kill cut short
             continue
-        records[record["step"], str(record.get("site", ""))] = record
+        records[record["step"], str(record.get("site", "")), int(record.get("member", 0))] = record
     return list(records.values())

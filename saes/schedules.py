@@ -1,7 +1,8 @@
 """Schedules: a multiplier as a function of the optimiser step, always computed from the step alone (so it resumes)."""
 
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from math import cos, pi
+from typing import Literal, Protocol, runtime_checkable
 
 
 @runtime_checkable
@@ -12,25 +13,18 @@ class Schedule(Protocol):
 
 
 @dataclass(frozen=True)
-class Constant:
-    """Always `value`."""
-
-    value: float = 1.0
-
-    def __call__(self, step: int) -> float:
-        return self.value
-
-
-@dataclass(frozen=True)
 class Trapezoid:
-    """Linear warm-up over `warmup` steps, 1 in the middle, linear to 0 over the last `decay` of `total` steps.
+    """Warm-up over `warmup` steps, 1 in the middle, down to 0 over the last `decay` of `total` steps.
 
-    The first step already moves: the multiplier at step 0 is 1 / warmup, not 0.
+    The first step already moves: the multiplier at step 0 is 1 / warmup, not 0, unless `first` is 0.
     """
 
     total: int
     warmup: int = 0
     decay: int = 0
+    shape: Literal["linear", "cosine"] = "linear"
+    """of the decay"""
+    first: int = 1
 
     def __post_init__(self) -> None:
         if self.total < 1 or self.warmup < 0 or self.decay < 0 or self.warmup + self.decay > self.total:
@@ -39,6 +33,8 @@ class Trapezoid:
             )
 
     def __call__(self, step: int) -> float:
-        rise = (step + 1) / self.warmup if self.warmup else 1.0
-        fall = (self.total - step) / self.decay if self.decay else 1.0
+        rise = (step + self.first) / self.warmup if self.warmup else 1.0
+        fall = min(1.0, (self.total - step) / self.decay) if self.decay else 1.0
+        if self.shape == "cosine":
+            fall = (1 - cos(pi * fall)) / 2
         return max(0.0, min(1.0, rise, fall))

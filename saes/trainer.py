@@ -1,22 +1,24 @@
-"""The one training loop: it knows no architecture, no game and no logger; several sites share one stream of batches."""
+"""One training step, whatever is trained: it knows no architecture, no game and no logger.
 
-from collections.abc import Iterator, Mapping
+A trainer holds a stack of N dictionaries of one shape (one, or a sweep over coefficients, p, k or seeds), trained on
+the same batches as one problem. The loop around it stands in saes.training.
+"""
+
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import Any
+from typing import Any, Generic, Literal, TypeVar
 
 import torch
-from torch import Tensor, nn
-from tqdm import tqdm
+from torch import Tensor
 
-from saes.architectures import ReLUDictionary
-from saes.buffer import ActivationBuffer, Activations
-from saes.files import FileError, read_state, write_state
+from saes.architectures import AffineDictionary, stack, unstack
+from saes.files import FileError
+from saes.initialise import Normalise, geometric_median
 from saes.objective import Batch, Loss, Objective
 from saes.optim import UnitNormAdam
-from saes.recorder import Recorder, Silent
+from saes.penalties import Schedule
 from saes.schedules import Trapezoid
-from saes.sites import Site
 
 
 @dataclass(frozen=True)
@@ -25,132 +27,137 @@ class TrainConfig:
 
     steps: int = 5000
     learning_rate: float = 1e-3
-    warmup: int = 100
-    """steps of linear warm-up of the learning rate"""
-    decay: int = 1000
-    """last steps, over which the learning rate falls linearly to 0"""
-    clip: float = 1.0
-    """largest gradient norm"""
-    normalise: bool = True
-    """train on activations of unit mean square norm; the scale is folded into the finished dictionary"""
+    warmup: float = 0.02
+    """share of the steps over which the learning rate rises"""
+    decay: float = 0.2
+    """share of the steps, the last ones, over which the learning rate falls to 0"""
+    decay_shape: Literal["linear", "cosine"] = "linear"
+    clip: float | None = 1.0
+    """largest gradient norm, after the part along unit decoder rows has been removed"""
+    betas: tuple[float, float] = (0.9, 0.999)
+    normalise: Normalise = "unit"
+    """scale of the activations in training (unit mean square norm, mean norm sqrt(d), their own); the scale is folded
+    into the finished dictionary"""
+    first_bias: Literal["mean", "geometric_median", "zero"] = "mean"
+    """what b_dec starts from"""
+    compute: Literal["float32", "bfloat16"] = "float32"
+    """of the products; weights, biases, thresholds and optimiser state keep the dictionary's own type"""
+    schedule: Schedule = "exact"
+    """`dictionary_learning` replicates the original: the learning rate is 0 at step 0"""
 
     def __post_init__(self) -> None:
-        Trapezoid(self.steps, self.warmup, self.decay)
+        for name in ("warmup", "decay"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} is {getattr(self, name)}: choose a share of the steps between 0 and 1")
+        self.rate()
+
+    def rate(self) -> Trapezoid:
+        """The learning rate's multiplier by step."""
+        warmup, decay = (round(share * self.steps) for share in (self.warmup, self.decay))
+        first = 0 if self.schedule == "dictionary_learning" else 1
+        return Trapezoid(self.steps, warmup, decay, self.decay_shape, first)
 
 
-class Trainer:
-    """One dictionary, its objective and its optimiser."""
+A = TypeVar("A", bound=AffineDictionary)
 
-    def __init__(self, dictionary: ReLUDictionary, objective: Objective, config: TrainConfig) -> None:
-        self.dictionary, self.objective, self.config = dictionary, objective, config
-        self.optimizer = UnitNormAdam(dictionary.parameters(), [dictionary.W_dec], lr=config.learning_rate)
-        self.schedule = Trapezoid(config.steps, config.warmup, config.decay)
-        self.scale = 1.0
+
+class Trainer(Generic[A]):
+    """A stack of dictionaries, its objective and its optimiser."""
+
+    def __init__(self, dictionary: A | Sequence[A], objective: Objective, config: TrainConfig) -> None:
+        """`dictionary`: one, or the members of a stack. They are copied: finish() hands out the trained ones."""
+        members = [dictionary] if isinstance(dictionary, AffineDictionary) else list(dictionary)
+        self.stack: A = stack(members)
+        self.objective, self.config = objective, config
+        self.stack.requires_grad_(True)
+        unit_rows = [self.stack.W_dec] if self.stack.config.unit_norm else []
+        self.optimizer = UnitNormAdam(
+            self.stack.parameters(), unit_rows, clip=config.clip, lr=config.learning_rate, betas=config.betas
+        )
+        self._rate = config.rate()
+        self.scale_in = self.scale_out = torch.ones(())
         self.steps_done = 0
 
+    @property
+    def dictionary(self) -> A:
+        """The first member as it is now: a copy, in units of normalised activations."""
+        return unstack(self.stack)[0]
+
     @torch.no_grad()
-    def initialise(self, sample: Tensor) -> None:
-        """Set the scale and the decoder bias (the mean) from sample activations [N, D]."""
-        self.dictionary.check_width(sample.shape[-1])
-        if self.config.normalise:
-            self.scale = float(sample.square().sum(-1).mean().sqrt())
-        self.dictionary.b_dec.copy_(sample.mean(0) / self.scale)
+    def initialise(self, sample: Batch) -> None:
+        """Set the scales and the decoder bias from sample activations."""
+        d = self.stack
+        d.check_width(sample.inputs.shape[-1])
+        self.scale_in = d.scale_of(sample.inputs, self.config.normalise)
+        self.scale_out = self.scale_in
+        if sample.targets is not sample.inputs:
+            self.scale_out = d.scale_of(sample.targets, self.config.normalise)
+        if self.config.first_bias != "zero":
+            median = self.config.first_bias == "geometric_median"
+            centre = geometric_median(sample.targets) if median else sample.targets.mean(0)
+            d.b_dec.copy_((centre / self.scale_out).expand_as(d.b_dec))
 
     def step(self, batch: Batch) -> Loss:
         """One optimiser step on activations in their own units."""
-        batch = batch.scaled(self.scale)
-        self.optimizer.param_groups[0]["lr"] = self.config.learning_rate * self.schedule(self.steps_done)
-        loss = self.objective(self.dictionary, batch, self.steps_done)
-        loss.total.backward()
-        nn.utils.clip_grad_norm_(self.dictionary.parameters(), self.config.clip)
+        batch = batch.scaled(self.scale_in, self.scale_out)
+        self.optimizer.param_groups[0]["lr"] = self.config.learning_rate * self._rate(self.steps_done)
+        with self._precision(batch):
+            loss = self.objective(self.stack, batch, self.steps_done)
+        loss.total.sum().backward()
         self.optimizer.step()
         self.optimizer.zero_grad()
-        self.objective.observe(loss, self.steps_done)
+        self.stack.constrain()
+        self.objective.observe(self.stack, loss, self.steps_done)
+        self.objective.after_step(loss, self.optimizer, self.steps_done)
         self.steps_done += 1
         return loss
 
     @torch.no_grad()
-    def measure(self, batch: Batch) -> dict[str, float]:
-        """Numbers for a log, from a fresh evaluation; nothing moves."""
-        batch = batch.scaled(self.scale)
-        loss = self.objective(self.dictionary, batch, self.steps_done)
-        left = (batch.targets - loss.reconstruction).square().sum()
+    def measure(self, batch: Batch) -> list[dict[str, float]]:
+        """Numbers of each member for a log, from a fresh evaluation; nothing moves."""
+        batch = batch.scaled(self.scale_in, self.scale_out)
+        with self._precision(batch):
+            loss = self.objective(self.stack, batch, self.steps_done)
+        left = loss.forward.residual.square().sum((1, 2))
         whole = (batch.targets - batch.targets.mean(0)).square().sum()
-        return {
-            **{name: float(value) for name, value in loss.terms.items()},
-            "loss": float(loss.total),
-            "l0": float((loss.features != 0).sum() / len(loss.features)),
-            "variance_explained": float(1 - left / whole),
+        numbers: dict[str, float | Tensor] = {
+            **loss.terms,
+            "loss": loss.total,
+            "l0": loss.encoded.features.l0(),
+            "variance_explained": 1 - left / whole,
             **self.objective.numbers(),
         }
+        columns = {name: torch.as_tensor(v).double().cpu().expand(len(left)) for name, v in numbers.items()}
+        return [{name: float(v[n]) for name, v in columns.items()} for n in range(len(left))]
 
-    def finish(self) -> ReLUDictionary:
-        """The trained dictionary in the units of the activations, frozen."""
-        self.dictionary.fold_scale(self.scale)
-        self.scale = 1.0
-        return self.dictionary.eval().requires_grad_(False)
+    def finish(self) -> list[A]:
+        """The trained dictionaries in the units of the activations, frozen; the trainer stays as it is."""
+        singles = unstack(self.stack)
+        for dictionary in singles:
+            dictionary.fold_scale(self.scale_in, self.scale_out)
+        return [dictionary.eval().requires_grad_(False) for dictionary in singles]
+
+    def _precision(self, batch: Batch) -> AbstractContextManager[Any]:
+        half = self.config.compute == "bfloat16"
+        return torch.autocast(batch.inputs.device.type, torch.bfloat16, enabled=half)
 
     def state_dict(self) -> dict[str, Any]:
         return {
             "config": asdict(self.config),
-            "dictionary": self.dictionary.state_dict(),
+            "dictionary": self.stack.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "objective": self.objective.state_dict(),
-            "scale": self.scale,
+            "scales": [self.scale_in, self.scale_out],
             "steps_done": self.steps_done,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         if state["config"] != asdict(self.config):
             raise FileError("the checkpoint belongs to another training configuration: choose another folder")
-        self.dictionary.load_state_dict(state["dictionary"])
+        self.stack.load_state_dict(state["dictionary"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.objective.load_state_dict(state["objective"])
-        self.scale, self.steps_done = state["scale"], state["steps_done"]
+        self.scale_in, self.scale_out = state["scales"]
+        self.steps_done = state["steps_done"]
 
 
-def train(
-    trainers: Mapping[Site, Trainer],
-    buffer: ActivationBuffer,
-    *,
-    recorder: Recorder | None = None,
-    log_every: int = 50,
-    checkpoint: Path | None = None,
-    save_every: int = 500,
-    progress: bool = True,
-) -> dict[Site, ReLUDictionary]:
-    """Train one dictionary per site on shared batches to the end; continues from `checkpoint` if that file exists.
-
-    All trainers must ask for the same number of steps. A resumed run draws the batches that an undisturbed one would.
-    """
-    recorder = recorder or Silent()
-    steps = {trainer.config.steps for trainer in trainers.values()}
-    if len(steps) != 1:
-        raise ValueError(f"trainers that share batches need the same number of steps, not {sorted(steps)}")
-    total = steps.pop()
-    if checkpoint is not None and checkpoint.exists():
-        state = read_state(checkpoint)
-        if set(state) != {site.name for site in trainers}:
-            raise FileError(f"{checkpoint}: holds sites {sorted(state)}; delete it or choose another folder")
-        for site, trainer in trainers.items():
-            trainer.load_state_dict(state[site.name])
-    else:
-        sample = buffer.sample()
-        for site, trainer in trainers.items():
-            trainer.initialise(sample[site])
-    done = min(trainer.steps_done for trainer in trainers.values())
-    stream: Iterator[Activations] = buffer.batches(done)
-    with tqdm(total=total, initial=done, desc="train", unit="step", disable=not progress) as bar:
-        for step in range(done, total):
-            batch = next(stream)
-            for site, trainer in trainers.items():
-                rows = Batch(batch[site], batch[site])
-                trainer.step(rows)
-                if step % log_every == 0 or step + 1 == total:
-                    values = trainer.measure(rows)
-                    recorder.record(step, {"site": site.name, **values})
-                    bar.set_postfix(l0=f"{values['l0']:.1f}", explained=f"{values['variance_explained']:.3f}")
-            bar.update()
-            if checkpoint is not None and ((step + 1) % save_every == 0 or step + 1 == total):
-                write_state(checkpoint, {site.name: trainer.state_dict() for site, trainer in trainers.items()})
-    return {site: trainer.finish() for site, trainer in trainers.items()}

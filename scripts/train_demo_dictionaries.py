@@ -24,15 +24,16 @@ from saes.evaluation import evaluate
 from saes.families import circuit_sites, site_width
 from saes.files import sha256, write_json
 from saes.objective import SparseReconstruction
-from saes.penalties import PAnneal, PAnnealConfig
+from saes.p_annealing import PAnneal, PAnnealConfig
 from saes.recorder import JSONLines
 from saes.sites import Site
-from saes.trainer import TrainConfig, Trainer, train
+from saes.trainer import TrainConfig, Trainer
+from saes.training import train
 
 
 @dataclass(frozen=True)
 class Recipe:
-    training: TrainConfig = field(default_factory=lambda: TrainConfig(steps=2000, learning_rate=3e-3, decay=400))
+    training: TrainConfig = field(default_factory=lambda: TrainConfig(steps=2000, learning_rate=3e-3, warmup=0.05))
     penalty: PAnnealConfig = field(
         default_factory=lambda: PAnnealConfig(coefficient=0.025, start=400, end=1600, warmup=200)
     )

@@ -16,10 +16,11 @@ from saes.checkpoint import save_dictionary
 from saes.evaluation import Quality, evaluate
 from saes.families import site_width
 from saes.objective import SparseReconstruction
-from saes.penalties import PAnneal, PAnnealConfig
+from saes.p_annealing import PAnneal, PAnnealConfig
 from saes.recorder import JSONLines, read_records
 from saes.sites import Site
-from saes.trainer import TrainConfig, Trainer, train
+from saes.trainer import TrainConfig, Trainer
+from saes.training import train
 
 
 @dataclass(frozen=True)
@@ -91,8 +92,7 @@ def train_dictionary(
     config = TrainConfig(
         steps=settings.steps,
         learning_rate=settings.learning_rate,
-        warmup=settings.steps // 20,
-        decay=settings.steps // 5,
+        warmup=0.05,
     )
     buffer = ActivationBuffer(model, [site], tokens, tokens != PAD, batch_size=settings.batch_size, seed=seed)
     trained = train(

@@ -1,59 +1,38 @@
-"""ReLU sparse autoencoder with unit-norm decoder rows (Bricken et al. 2023, "Towards Monosemanticity").
+"""ReLU sparse autoencoder (Bricken et al. 2023, "Towards Monosemanticity"; April update: Conerly et al. 2024).
 
-f = ReLU(W_enc (x - b_dec) + b_enc), reconstruction = f W_dec + b_dec. The penalty is a part of the objective, so
-plain L1 and p-annealing (Karvonen et al. 2024) train this same module.
+f = ReLU(W_enc (x - b_dec) + b_enc). Unit-norm decoder rows with an L1 penalty are the former; `unit_norm=False` with
+the penalty weighted by decoder norms is the latter; p-annealing (Karvonen et al. 2024) trains the same module.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
 from jaxtyping import Float, Int
-from torch import Tensor, nn
+from torch import Tensor
 
-from saes.dictionary import Dictionary
-from saes.sites import Site
+from saes.architectures.affine import AffineDictionary, Encoded, Shape
+from saes.preactivations import PreActivations
 
 
 @dataclass(frozen=True)
-class ReLUConfig:
-    width: int
-    """D, the width of the site"""
-    features: int
-    """F"""
-
-    def __post_init__(self) -> None:
-        if self.width < 1 or self.features < 1:
-            raise ValueError(
-                f"a dictionary needs width and features of at least 1, not {self.width} and {self.features}"
-            )
+class ReLUConfig(Shape):
+    """A ReLU dictionary has nothing but its shape."""
 
 
-class ReLUDictionary(Dictionary):
-    """Parameters: W_enc [F, D], b_enc [F], W_dec [F, D] (unit rows), b_dec [D] (also subtracted at the input)."""
+class ReLUDictionary(AffineDictionary):
+    """Features that do not compete: each is on where its own pre-activation is positive."""
 
     architecture = "relu"
+    config_type = ReLUConfig
 
-    def __init__(self, config: ReLUConfig, sites: Sequence[Site], seed: int = 0) -> None:
-        super().__init__(sites, sites)
-        self.config = config
-        rows = torch.randn(config.features, config.width, generator=torch.Generator().manual_seed(seed))
-        rows /= rows.norm(dim=1, keepdim=True)
-        self.W_dec = nn.Parameter(rows)
-        # tied, and scaled so that random rows, half of them active, sum to about x: sum_i ReLU(d_i.x) d_i = F / 2D x
-        self.W_enc = nn.Parameter(rows * min(1.0, 2 * config.width / config.features))
-        self.b_enc = nn.Parameter(torch.zeros(config.features))
-        self.b_dec = nn.Parameter(torch.zeros(config.width))
-
-    def pre_activation(self, x: Float[Tensor, "*batch d"]) -> Float[Tensor, "*batch f"]:
-        # W (x - b) + b_enc = W x + (b_enc - W b): the same gradients without a second pass over x
-        return x @ self.W_enc.T + (self.b_enc - self.W_enc @ self.b_dec)
+    def _first_scale(self) -> float:
+        # tied rows, half of them active, sum to about x: sum_i ReLU(d_i.x) d_i = F / 2D x
+        return min(1.0, 2 * self.config.width / self.config.features)
 
     def encode_chosen(
         self, x: Float[Tensor, "*batch d"], index: Int[Tensor, " chosen"]
     ) -> Float[Tensor, "*batch chosen"]:
-        rows = self.W_enc[index]
-        return (x @ rows.T + (self.b_enc[index] - rows @ self.b_dec)).relu()
+        rows, bias = self.W_enc[index], self.b_enc[index]
+        return (x @ rows.T + (bias - rows @ self.b_dec if self.config.center else bias)).relu()
 
     def activate(self, pre: Float[Tensor, "*batch f"]) -> Float[Tensor, "*batch f"]:
         return pre.relu()
@@ -61,11 +40,7 @@ class ReLUDictionary(Dictionary):
     def activation_slope(self, pre: Float[Tensor, "*batch f"]) -> Float[Tensor, "*batch f"]:
         return (pre > 0).to(pre)
 
-    def encoder_rows(self, index: Tensor) -> Float[Tensor, "chosen d"]:
-        return self.W_enc[index]
-
-    @torch.no_grad()
-    def fold_scale(self, scale: float) -> None:
-        """Turn a dictionary of x / scale into the same dictionary of x, exactly; features grow by `scale`."""
-        self.b_enc *= scale
-        self.b_dec *= scale
+    def training_pass(self, pre: PreActivations) -> Encoded:
+        entries = pre.above(0.0)
+        features = entries.with_values(entries.values.relu())
+        return Encoded(features, features)

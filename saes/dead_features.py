@@ -1,0 +1,168 @@
+"""Features that have stopped firing, and three ways to bring them back that any architecture can use.
+
+AuxK (Gao et al. 2024, section 2.4) lets dead features explain what the others leave over; a penalty on their
+pre-activations (as in Anthropic's January 2025 update) pulls them towards firing; resampling (Bricken et al. 2023)
+points them at inputs that are reconstructed badly.
+"""
+
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from saes.architectures.affine import AffineDictionary
+from saes.entries import Entries
+from saes.optim import UnitNormAdam
+from saes.preactivations import PreActivations
+from saes.sparse_step import decode_features
+
+
+@dataclass(frozen=True)
+class Forward:
+    """One batch on its way through a stack of dictionaries, as parts of an objective see it."""
+
+    dictionary: AffineDictionary
+    inputs: Float[Tensor, "batch d_in"]
+    pre: PreActivations
+    features: Entries
+    residual: Float[Tensor, "member batch d"]
+    """reconstruction - target, without a gradient"""
+    idle: Int[Tensor, "member feature"]
+    """inputs seen since each feature last fired, this batch included"""
+
+
+@runtime_checkable
+class Part(Protocol):
+    """Something added to an objective."""
+
+    name: str
+
+    def __call__(self, forward: Forward, step: int) -> Float[Tensor, " member"] | None:
+        """What is added to the loss; pure. None adds nothing."""
+        ...
+
+    def after_step(self, forward: Forward, optimizer: UnitNormAdam, step: int) -> None:
+        """Once per optimiser step; weights and optimiser state may be changed here and nowhere else."""
+        ...
+
+
+@dataclass(frozen=True)
+class AuxK:
+    """alpha * mean_b ||residual - what the k most active dead features decode to||^2, with the residual held fixed."""
+
+    alpha: float = 1 / 32
+    dead_after: int = 10_000_000
+    """inputs without firing that make a feature dead"""
+    k: int | None = None
+    """number of dead features a row may use; None is half the width, as in the paper"""
+    normalise: bool = False
+    """divide by the variance of the residual, as dictionary_learning does though its main loss is not divided;
+    the balance between the two then depends on the scale of the activations"""
+    name: str = "auxk"
+
+    def __call__(self, forward: Forward, step: int) -> Float[Tensor, " member"] | None:
+        dead = forward.idle >= self.dead_after
+        # a feature cannot have been idle for longer than training lasts: no look at the device before that
+        if (step + 1) * len(forward.inputs) < self.dead_after or (dead.device.type == "cpu" and not dead.any()):
+            return None
+        k = self.k or forward.dictionary.width // 2
+        features = forward.pre.top_among(k, dead)
+        if not isinstance(features.values, Tensor) or features.values.numel() == 0:
+            return None
+        missing = -forward.residual
+        left = (missing - decode_features(features, forward.dictionary.W_dec)).square().sum(-1).mean(-1)
+        if self.normalise:
+            variance = (missing - missing.mean(1, keepdim=True)).square().sum(-1).mean(-1)
+            left = (left / variance).nan_to_num(0.0)
+        return self.alpha * torch.where(dead.any(1), left, 0.0)
+
+    def after_step(self, forward: Forward, optimizer: UnitNormAdam, step: int) -> None:
+        """Works through the loss alone."""
+
+
+@dataclass(frozen=True)
+class DeadPreActivation:
+    """coefficient * mean_b sum over dead features of ReLU(threshold - pre-activation) * decoder norm."""
+
+    coefficient: float = 3e-6
+    dead_after: int = 10_000_000
+    name: str = "dead_pre_activation"
+
+    def __call__(self, forward: Forward, step: int) -> Float[Tensor, " member"] | None:
+        if (step + 1) * len(forward.inputs) < self.dead_after:
+            return None
+        d = forward.dictionary
+        dead = forward.idle >= self.dead_after
+        any_member = dead.any(0).nonzero()[:, 0]  # dead features are few: their columns alone are encoded again
+        bias = d.encoder_bias()[:, any_member, None]
+        pre = (d.W_enc[:, any_member] @ forward.inputs.T + bias).mT
+        threshold = d.threshold[:, any_member].detach() if d.architecture == "jumprelu" else pre.new_zeros(len(pre), 1)
+        short = (threshold[:, None] - pre).relu() * (d.decoder_norms().detach() * dead)[:, any_member][:, None]
+        return self.coefficient * short.sum((1, 2)) / len(forward.inputs)
+
+    def after_step(self, forward: Forward, optimizer: UnitNormAdam, step: int) -> None:
+        """Works through the loss alone."""
+
+
+@dataclass(frozen=True)
+class Resample:
+    """Every `every` steps dead features are pointed at inputs drawn with probability proportional to their squared loss.
+
+    The decoder row becomes the (centred, normalised) input, the encoder row the same times `encoder_scale` of the mean
+    norm of the living encoder rows, biases and thresholds zero, and the optimiser forgets them.
+    """
+
+    every: int = 5000
+    until: int | None = None
+    """no resampling from this step on; the end of training should not meet fresh features"""
+    dead_after: int = 1_000_000
+    encoder_scale: float = 0.2
+    seed: int = 0
+    name: str = "resample"
+
+    def __call__(self, forward: Forward, step: int) -> None:
+        return None
+
+    @torch.no_grad()
+    def after_step(self, forward: Forward, optimizer: UnitNormAdam, step: int) -> None:
+        if (step + 1) % self.every or (self.until is not None and step >= self.until):
+            return
+        d = forward.dictionary
+        dead = forward.idle >= self.dead_after
+        for member, lost in enumerate(dead):
+            rows = lost.nonzero()[:, 0]
+            if 0 < len(rows) < len(lost):
+                self._resample(d, optimizer, forward, member, lost, rows, step)
+                forward.idle[member, rows] = 0
+
+    def _resample(
+        self,
+        d: AffineDictionary,
+        optimizer: UnitNormAdam,
+        forward: Forward,
+        member: int,
+        lost: Bool[Tensor, " feature"],
+        rows: Int[Tensor, " dead"],
+        step: int,
+    ) -> None:
+        random = torch.Generator(forward.inputs.device).manual_seed(hash((self.seed, step, member)) & 0x7FFFFFFF)
+        loss = forward.residual[member].square().sum(-1)
+        chosen = torch.multinomial(loss.square() + 1e-30, len(rows), replacement=True, generator=random)
+        centre = d.b_dec[member] if d.config.center else 0
+        inputs = forward.inputs[chosen] - centre
+        inputs = inputs / inputs.norm(dim=1, keepdim=True).clamp_min(1e-12)
+        targets = inputs if d.width == d.width_in else -forward.residual[member, chosen]
+        norm = d.W_enc[member, ~lost].norm(dim=1).mean()
+        d.W_enc[member, rows] = inputs * norm * self.encoder_scale
+        d.W_dec[member, rows] = targets / targets.norm(dim=1, keepdim=True).clamp_min(1e-12) * d.W_dec[
+            member, ~lost
+        ].norm(dim=1).mean()
+        reset = [d.W_enc, d.W_dec]
+        for name, parameter in d.named_parameters():
+            if name not in ("W_enc", "W_dec", "b_dec", "W_skip"):
+                if name != "threshold":
+                    parameter[member, rows] = 0.0
+                reset.append(parameter)
+        optimizer.forget(reset, member, rows)

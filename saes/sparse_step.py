@@ -1,0 +1,180 @@
+"""Exact gradients through the active features only.
+
+A dense training step is five products of 2 B D F operations. With few features active one of them is needed (the
+encoder); decoding, and the gradients of features and weights, cost 2 E D each, with E active entries. The arithmetic
+stands in saes.kernels; here it is given to autograd, so that an objective is written once for both ways.
+"""
+
+from collections.abc import Sequence
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from saes.entries import Active, Dense, Entries
+from saes.preactivations import PreActivations
+
+if TYPE_CHECKING:
+    from saes.architectures.affine import AffineDictionary
+
+
+def kernels() -> ModuleType:
+    """The compiled kernels; imported on first use, because compiling starts with them."""
+    from saes.kernels import cpu
+
+    return cpu
+
+
+class ActivePreActivations:
+    """Chosen features only; PreActivations.values carries no gradient, the entries do."""
+
+    def __init__(self, dictionary: "AffineDictionary", x: Float[Tensor, "batch d"]) -> None:
+        self._dictionary, self._x = dictionary, x
+        with torch.no_grad():
+            W_enc = dictionary.W_enc
+            n, f, d = W_enc.shape
+            bias = dictionary.encoder_bias().to(x)
+            values = x.new_empty(n, len(x), f)
+            for member in range(n):  # one product each: its rows then lie together for the kernels
+                torch.addmm(bias[member], x, W_enc[member].T.to(x), out=values[member])
+        self.values = values
+
+    def above(self, cut: float | Tensor) -> Entries:
+        k = kernels()
+        return self._entries(
+            k.compact(self.values, cut) if isinstance(cut, float) else k.compact_by_feature(self.values, cut)
+        )
+
+    def top(self, k: Sequence[int]) -> Entries:
+        return self._entries(kernels().compact_top_k(self.values, torch.tensor(k)))
+
+    def batch_top(self, k: Sequence[int]) -> Entries:
+        return self._entries(kernels().compact_batch_top_k(self.values, torch.tensor(k)))
+
+    def top_among(self, k: int, allowed: Bool[Tensor, "member feature"]) -> Entries:
+        k = min(k, allowed.shape[1])
+        if len(allowed) > 1:
+            among = self.values.masked_fill(~allowed[:, None], 0.0)
+            return self._entries(kernels().compact_top_k(among, torch.full((len(allowed),), k)))
+        index = allowed[0].nonzero()[:, 0]
+        starts, columns, values = kernels().compact_top_k(
+            self.values[:, :, index].contiguous(), torch.tensor([min(k, len(index))])
+        )
+        return self._entries((starts, index.to(columns)[columns.long()], values))
+
+    def _entries(self, compacted: tuple[Tensor, Tensor, Tensor]) -> Entries:
+        starts, columns, values = compacted
+        layout = Active(*self.values.shape, starts=starts, columns=columns)
+        d = self._dictionary
+        center = d.b_dec if d.config.center else None
+        return Entries(_Encode.apply(d.W_enc, d.b_enc, center, self._x, values, layout), layout)  # type: ignore[arg-type]
+
+
+def squared_error(
+    features: Entries,
+    W_dec: Float[Tensor, "member f d"],
+    b_dec: Float[Tensor, "member d"],
+    targets: Float[Tensor, "batch d"],
+    base: Float[Tensor, "member batch d"] | None = None,
+) -> tuple[Float[Tensor, " member"], Float[Tensor, "member batch d"]]:
+    """mean_b ||features W_dec + b_dec + base - target||^2 of each member, and what is squared, without a gradient."""
+    if isinstance(features.layout, Active):
+        return _SquaredError.apply(features.values, W_dec, b_dec, base, targets, features.layout)  # type: ignore[return-value]
+    reconstruction = features.values @ W_dec + b_dec[:, None]
+    residual = (reconstruction if base is None else reconstruction + base) - targets
+    return residual.square().sum(-1).mean(-1), residual.detach()
+
+
+def decode_features(
+    features: Entries, W_dec: Float[Tensor, "member f d"], begin: int = 0, end: int | None = None
+) -> Float[Tensor, "member batch d"]:
+    """Features times decoder rows, without a bias; of features begin to end alone if `Entries.between` chose them."""
+    if isinstance(features.layout, Dense):
+        return features.values @ W_dec[:, begin:end]
+    return _Decode.apply(features.values, W_dec, features.layout)  # type: ignore[return-value]
+
+
+class _Encode(torch.autograd.Function):
+    """Hands out compacted pre-activations; backward gives W_enc, b_enc and b_dec their exact gradients."""
+
+    @staticmethod
+    def forward(ctx: Any, W_enc: Tensor, b_enc: Tensor | None, center: Tensor | None, x: Tensor, values: Tensor, layout: Active) -> Tensor:  # fmt: skip
+        ctx.save_for_backward(W_enc, x, *([] if center is None else [center]))
+        ctx.layout, ctx.centered, ctx.with_bias = layout, center is not None, b_enc is not None
+        return values.view_as(values)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        (g,) = gradients
+        layout: Active = ctx.layout
+        k = kernels()
+        W_enc, x, *center = ctx.saved_tensors
+        transposed = layout.transposed
+        at_bias = k.column_sums(g.contiguous(), transposed.feature_starts, transposed.order).view(W_enc.shape[:2])
+        at_center = None
+        if ctx.centered:
+            # sum over rows of g (x - b): centring the rows costs B D, centring the sum would cost D F
+            x = (x - center[0][:, None]).flatten(0, 1)
+            at_center = -(at_bias[:, None] @ W_enc)[:, 0]
+        at_weights = k.weight_gradient(g.contiguous(), *transposed, x).view_as(W_enc)
+        return at_weights, at_bias if ctx.with_bias else None, at_center, None, None, None
+
+
+class _SquaredError(torch.autograd.Function):
+    """Decoding, error and feature gradients in one visit to the decoder rows."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, W_dec: Tensor, b_dec: Tensor, base: Tensor | None, targets: Tensor, layout: Active) -> tuple[Tensor, Tensor]:  # fmt: skip
+        k = kernels()
+        rows = None if base is None else base.flatten(0, 1).contiguous()
+        residual, slopes = k.decode_error(
+            values, layout.starts, layout.columns, W_dec.flatten(0, 1), b_dec, targets.contiguous(), rows
+        )
+        residual = residual.view(layout.members, layout.batch, -1)
+        ctx.save_for_backward(values, slopes, residual)
+        ctx.layout, ctx.shape = layout, W_dec.shape
+        ctx.mark_non_differentiable(residual)
+        return residual.square().sum((1, 2)) / layout.batch, residual
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        values, slopes, residual = ctx.saved_tensors
+        layout: Active = ctx.layout
+        weight = gradients[0] * (2 / layout.batch)
+        per_entry = Entries(values, layout).per_member(weight)
+        at_rows = residual.flatten(0, 1)
+        at_W_dec = at_b_dec = at_base = None
+        if ctx.needs_input_grad[1]:
+            at_W_dec = kernels().weight_gradient(values * per_entry, *layout.transposed, at_rows).view(ctx.shape)
+        if ctx.needs_input_grad[2] or ctx.needs_input_grad[3]:
+            at_base = residual * weight[:, None, None]
+            at_b_dec = at_base.sum(1)
+        return slopes * per_entry, at_W_dec, at_b_dec, at_base if ctx.needs_input_grad[3] else None, None, None
+
+
+class _Decode(torch.autograd.Function):
+    """Active features times decoder rows."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, W_dec: Tensor, layout: Active) -> Tensor:
+        ctx.save_for_backward(values, W_dec)
+        ctx.layout = layout
+        k = kernels()
+        nothing = W_dec.new_zeros(layout.members, W_dec.shape[-1])
+        decoded = k.decode(values, layout.starts, layout.columns, W_dec.flatten(0, 1), nothing)
+        return decoded.view(layout.members, layout.batch, -1)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        values, W_dec = ctx.saved_tensors
+        layout: Active = ctx.layout
+        k = kernels()
+        g = gradients[0].flatten(0, 1).contiguous()
+        at_values = k.slopes(g, layout.starts, layout.columns, W_dec.flatten(0, 1))
+        at_W_dec = k.weight_gradient(values, *layout.transposed, g).view_as(W_dec)
+        return at_values, at_W_dec, None
+
+
+__all__ = ["ActivePreActivations", "PreActivations", "decode_features", "squared_error"]
