@@ -1,6 +1,6 @@
 """The peers' own trainers, each as step(x) on given weights and tensors, for benchmarks/train_step.py.
 
-python benchmarks/peers.py --features 4096 --l0 64        (wherever the peers are installed: see scripts/check_formats.py)
+python benchmarks/peers.py --features 4096 --l0 64    (where the peers are installed: see scripts/check_formats.py)
 
 Each step is everything that the package's own training loop does for one batch with logging off: forward, backward,
 clipping where it clips, its optimiser, its schedules, its counters of dead features. Nothing is re-implemented, and

@@ -110,7 +110,7 @@ class Trainer(Generic[A]):
         self.objective.observe(self.stack, loss, self.steps_done)
         self.objective.after_step(loss, self.optimizer, self.steps_done)
         self.steps_done += 1
-        return loss
+        return loss._replace(total=loss.total.detach(), terms={name: t.detach() for name, t in loss.terms.items()})
 
     @torch.no_grad()
     def measure(self, batch: Batch) -> list[dict[str, float]]:

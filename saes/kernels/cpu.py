@@ -714,11 +714,20 @@ def _column_sums(low, high, weights, feature_starts, order, sums):
 
 @_compiled
 def _along(g, w):
-    """The component of g along w."""
-    total = g.dtype.type(0)
+    """How many times w the part of g along w is; rows that are nearly, or not yet, of norm 1 are treated exactly."""
+    total, square = g.dtype.type(0), g.dtype.type(0)
     for j in range(len(g)):
         total += g[j] * w[j]
-    return total
+        square += w[j] * w[j]
+    return total / square if square > 0 else total
+
+
+@_compiled
+def _norm(w):
+    square = w.dtype.type(0)
+    for j in range(len(w)):
+        square += w[j] * w[j]
+    return np.sqrt(square)
 
 
 @_compiled
@@ -750,7 +759,7 @@ def _adam(low, high, W, G, M, V, step_size, scale, rest1, beta2, rest2, inverse_
             v[j] = beta2 * v[j] + rest2 * slope * slope
             w[j] -= size * m[j] / (np.sqrt(v[j]) * inverse_correction + eps)
         if unit_rows:
-            norm = np.sqrt(_along(w, w))
+            norm = _norm(w)
             if norm > 0:
                 for j in range(len(w)):
                     w[j] /= norm

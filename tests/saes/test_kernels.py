@@ -1,12 +1,14 @@
 """Each kernel of the sparse step against a plain dense formula, in both precisions, for one member and a stack."""
 
+import importlib
 import os
 import signal
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from types import ModuleType
 
 import pytest
 import torch
@@ -56,7 +58,7 @@ def top_k(rows: Tensor, k: int) -> Tensor:
     return torch.where((rows > 0) & (kept > 0), rows, 0.0)
 
 
-@pytest.fixture(params=[1, 2], autouse=True)
+@pytest.fixture(params=[1, 2], ids=["one thread", "two threads"])
 def threads(request: pytest.FixtureRequest) -> Iterator[int]:
     before = torch.get_num_threads()
     torch.set_num_threads(request.param)
@@ -97,7 +99,7 @@ def dtype(request: pytest.FixtureRequest) -> torch.dtype:
 
 
 @pytest.fixture(params=SHAPES, ids=str)
-def problem(request: pytest.FixtureRequest, dtype: torch.dtype) -> Problem:
+def problem(request: pytest.FixtureRequest, dtype: torch.dtype, threads: int) -> Problem:
     return Problem(request.param, dtype)
 
 
@@ -136,7 +138,7 @@ def test_batch_top_k(problem: Problem, k: int) -> None:
 
 
 @pytest.mark.parametrize("select", [cpu.compact_top_k, cpu.compact_batch_top_k])
-def test_selection_with_few_different_values(select, dtype: torch.dtype) -> None:
+def test_selection_with_few_different_values(select: Callable[..., cpu.Entries], dtype: torch.dtype) -> None:
     """Thousands of ties across the k-th place, and winners that all fall into one lane of maxima."""
     for pre in [torch.randint(-2, 3, (2, 9, 1000)).to(dtype), -torch.rand(2, 9, 1000, dtype=dtype)]:
         pre[:, 3, ::64] = 7.0
@@ -208,8 +210,7 @@ def test_adam_is_torchs(problem: Problem, unit_rows: bool) -> None:
     lr, scale = torch.linspace(1e-3, 1e-2, members), torch.linspace(0.5, 1.0, members)
     theirs = list(start.clone().chunk(members))
     optimisers = [
-        torch.optim.Adam([w], lr=rate, betas=(0.8, 0.99), eps=1e-6)
-        for w, rate in zip(theirs, lr.tolist(), strict=True)
+        torch.optim.Adam([w], lr=rate, betas=(0.8, 0.99), eps=1e-6) for w, rate in zip(theirs, lr.tolist(), strict=True)
     ]
     for step in range(1, 6):
         gradient = torch.randn_like(start)
@@ -297,6 +298,8 @@ def test_forked_child_makes_threads_of_its_own() -> None:
 
 
 from pathlib import Path
+
+
 def test_import_of_the_package_needs_no_compiler() -> None:
     """numba is imported by the kernels alone, and they by whoever runs them."""
     code = "import sys, saes, saes.kernels; sys.exit('numba' in sys.modules or 'triton' in sys.modules)"
@@ -316,3 +319,82 @@ def test_no_folder_for_compiled_code() -> None:
 def test_wrong_tensors_are_refused() -> None:
     with pytest.raises(ValueError, match="contiguous"):
         cpu.compact(torch.zeros(1, 6, 8).transpose(1, 2), 0.0)
+
+
+class TestTriton:
+    """The GPU's kernels: on a GPU where there is one, otherwise in Triton's interpreter."""
+
+    @pytest.fixture
+    def gpu(self, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+        pytest.importorskip("triton", reason="triton is not installed")
+        if not torch.cuda.is_available():
+            monkeypatch.setenv("TRITON_INTERPRET", "1")  # read where kernels are decorated: in the import below
+        return importlib.import_module("saes.kernels.gpu")
+
+    @pytest.fixture(params=[(1, 4, 37, 5), (3, 3, 64, 8)], ids=str)
+    def problem(self, request: pytest.FixtureRequest, dtype: torch.dtype) -> Problem:
+        return Problem(request.param, dtype)
+
+    @pytest.fixture
+    def on(self) -> Callable[[Tensor], Tensor]:
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        return lambda tensor: tensor.to(device)
+
+    def test_compaction(self, gpu: ModuleType, on: Callable[[Tensor], Tensor], problem: Problem) -> None:
+        pre, capacity = problem.pre, 40 if problem.features == 37 else 64
+        by_feature = torch.randn(pre.shape[0], pre.shape[2], dtype=pre.dtype)
+        by_row = torch.randn(pre.shape[:2], dtype=pre.dtype)
+        for found, expected in [
+            (gpu.compact(on(pre), 0.0, capacity), cpu.compact(pre, 0.0)),
+            (gpu.compact_by_feature(on(pre), on(by_feature), capacity), cpu.compact_by_feature(pre, by_feature)),
+            (gpu.compact_by_row(on(pre), on(by_row), capacity), cpu.compact_by_row(pre, by_row)),
+        ]:
+            filled = torch.arange(capacity) < found.counts.cpu()[:, None]
+            assert not found.overflow and torch.equal(found.counts.cpu().long(), expected.starts.diff())
+            assert torch.equal(found.columns.cpu()[filled], expected.columns)
+            assert torch.equal(found.values.cpu()[filled], expected.values)
+            assert not found.values.cpu()[~filled].any()
+        found = gpu.compact(on(pre), 0.0, 3)
+        assert found.overflow and torch.equal(found.counts.cpu().long(), problem.starts.diff())
+
+    @pytest.mark.parametrize("with_base", [False, True])
+    def test_step(
+        self, gpu: ModuleType, on: Callable[[Tensor], Tensor], problem: Problem, with_base: bool
+    ) -> None:  # fmt: skip
+        found = gpu.compact(on(problem.pre), 0.0, 64)
+        filled = torch.arange(64) < found.counts.cpu()[:, None]
+        base = problem.base if with_base else None
+        W_dec, x = on(problem.W_dec), on(problem.x)
+        error, slope = gpu.decode_error(
+            found.values, found.columns, found.counts, W_dec, on(problem.bias), x, None if base is None else on(base)
+        )
+        parts = (problem.starts, problem.columns, problem.W_dec)
+        expected, expected_slope = cpu.decode_error(problem.values, *parts, problem.bias, problem.x, base)
+        close(error.cpu(), expected)
+        close(slope.cpu()[filled], expected_slope)
+        assert not slope.cpu()[~filled].any()
+        close(gpu.slopes(error, found.columns, found.counts, W_dec).cpu()[filled], expected_slope)
+        ours = gpu.transpose(found.columns, found.counts, len(W_dec))
+        theirs = cpu.transpose(problem.starts, problem.columns, len(W_dec))
+        assert torch.equal(ours.feature_starts.cpu(), theirs.feature_starts)
+        close(gpu.weight_gradient(slope, *ours, x).cpu(), cpu.weight_gradient(expected_slope, *theirs, problem.x))
+        close(gpu.weight_gradient(slope, *ours, error).cpu(), cpu.weight_gradient(expected_slope, *theirs, expected))
+        sums = cpu.column_sums(expected_slope, theirs.feature_starts, theirs.order)
+        close(gpu.column_sums(slope, *ours).cpu(), sums)
+
+    @pytest.mark.parametrize("unit_rows", [False, True])
+    def test_adam(self, gpu: ModuleType, on: Callable[[Tensor], Tensor], problem: Problem, unit_rows: bool) -> None:
+        w = torch.nn.functional.normalize(problem.W_dec, dim=1)
+        ours = [on(w.clone()), on(torch.zeros_like(w)), on(torch.zeros_like(w))]
+        theirs = [w, torch.zeros_like(w), torch.zeros_like(w)]
+        lr, scale = torch.linspace(1e-3, 1e-2, problem.members), torch.linspace(0.5, 1.0, problem.members)
+        options = {"beta1": 0.8, "beta2": 0.99, "eps": 1e-6, "unit_rows": unit_rows}
+        for step in range(1, 3):
+            g = torch.randn_like(w)
+            squares = gpu.sum_of_squares(on(g), problem.members, ours[0] if unit_rows else None)
+            expected = cpu.sum_of_squares(g, problem.members, theirs[0] if unit_rows else None)
+            torch.testing.assert_close(squares.cpu().double(), expected, rtol=10 * TOLERANCE[w.dtype], atol=1e-12)
+            gpu.adam(ours[0], on(g), *ours[1:], lr=on(lr), scale=on(scale), step=step, **options)
+            cpu.adam(theirs[0], g, *theirs[1:], lr=lr, scale=scale, step=step, **options)
+        for mine, other in zip(ours, theirs, strict=True):
+            close(mine.cpu(), other)
