@@ -6,7 +6,7 @@ refill that do not fill a batch are left out. Batch n is the same whether or not
 """
 
 from collections.abc import Iterator, Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -20,6 +20,7 @@ from saes.sites import Site
 Activations = dict[Site, Float[Tensor, "batch d"]]
 
 
+@runtime_checkable
 class ActivationStream(Protocol):
     """Where a training loop's batches come from."""
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
@@ -43,6 +43,7 @@ class Loss(NamedTuple):
     forward: Forward
 
 
+@runtime_checkable
 class Reconstruction(Protocol):
     """How an architecture's features have to reconstruct."""
 
@@ -83,6 +84,7 @@ def nested(d: AffineDictionary, encoded: Encoded, batch: Batch) -> tuple[dict[st
 RECONSTRUCTIONS: dict[str, Reconstruction] = {"gated": gated, "matryoshka": nested}
 
 
+@runtime_checkable
 class Objective(Protocol):
     """A loss with its moving parts."""
 

@@ -6,7 +6,7 @@ rescaled from recent features, so that the penalty itself does not jump.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -58,6 +58,7 @@ class PAnnealConfig:
         return self.end - self.start + 1 if self.updates == "continuous" else self.updates
 
 
+@runtime_checkable
 class Timetable(Protocol):
     """When p changes, and to what; `done` counts the changes so far."""
 

@@ -14,11 +14,13 @@ from torch import Tensor
 
 from saes.architectures.affine import Encoded
 from saes.entries import Entries
+from saes.sparse_step import compacted
 
 Schedule = Literal["exact", "dictionary_learning"]
 Numbers = dict[str, float | Float[Tensor, " member"]]
 
 
+@runtime_checkable
 class Warming(Protocol):
     """A config with a warm-up of its coefficient."""
 
@@ -60,6 +62,8 @@ def lp_sum(
     continuous, the slope is at most p b^(p-1), and above b the gradient is that of f^p. With p = 1 this is L1;
     `bound` 0 is f^p itself. Only features that are on are looked at. `p` is one number, or one of each member.
     """
+    if any(each != 1 for each in p) or function != "Lp^p":
+        entries = compacted(entries)  # a power of every inactive feature would cost more than a product
     powers = entries.with_values(_power(entries, p, bound))
     if function == "Lp^p":
         return powers.member_sums() / entries.layout.batch

@@ -5,7 +5,7 @@ active features only.
 """
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from saes.architectures.affine import AffineDictionary
 
 
+@runtime_checkable
 class PreActivations(Protocol):
     """W_enc (x - b_dec) + b_enc of N stacked dictionaries on B rows; every choice gives entries with gradients."""
 
@@ -43,7 +44,10 @@ class DensePreActivations:
     """All features of all rows, in torch."""
 
     def __init__(self, dictionary: "AffineDictionary", x: Float[Tensor, "batch d"]) -> None:
-        self.values = dictionary.pre_activation(x)
+        # dictionary.pre_activation(x), with the bias inside the product
+        self.values = torch.baddbmm(
+            dictionary.encoder_bias()[:, None], x.expand(len(dictionary.W_enc), -1, -1), dictionary.W_enc.mT
+        )
         self._layout = Dense(*self.values.shape)
 
     def above(self, cut: float | Tensor) -> Entries:

@@ -72,6 +72,16 @@ class ActivePreActivations:
         return Entries(_Encode.apply(d.W_enc, d.b_enc, center, self._x, values, layout), layout)  # type: ignore[arg-type]
 
 
+def compacted(features: Entries) -> Entries:
+    """The positive entries of a dense layout in the active one, on a CPU; others as they are."""
+    if isinstance(features.layout, Active) or features.values.device.type != "cpu":
+        return features
+    n, b, f = features.values.shape
+    starts, columns, values = kernels().compact(features.values.detach().contiguous(), 0.0)
+    layout = Active(n, b, f, starts, columns)
+    return Entries(_Compact.apply(features.values, values, layout), layout)  # type: ignore[arg-type]
+
+
 def squared_error(
     features: Entries,
     W_dec: Float[Tensor, "member f d"],
@@ -82,7 +92,7 @@ def squared_error(
     """mean_b ||features W_dec + b_dec + base - target||^2 of each member, and what is squared, without a gradient."""
     if isinstance(features.layout, Active):
         return _SquaredError.apply(features.values, W_dec, b_dec, base, targets, features.layout)  # type: ignore[return-value]
-    reconstruction = features.values @ W_dec + b_dec[:, None]
+    reconstruction = torch.baddbmm(b_dec[:, None], features.values, W_dec)
     residual = (reconstruction if base is None else reconstruction + base) - targets
     return residual.square().sum(-1).mean(-1), residual.detach()
 
@@ -94,6 +104,19 @@ def decode_features(
     if isinstance(features.layout, Dense):
         return features.values @ W_dec[:, begin:end]
     return _Decode.apply(features.values, W_dec, features.layout)  # type: ignore[return-value]
+
+
+class _Compact(torch.autograd.Function):
+    """Positive entries of a dense tensor; backward puts their gradients back in their places."""
+
+    @staticmethod
+    def forward(ctx: Any, dense: Tensor, values: Tensor, layout: Active) -> Tensor:
+        ctx.layout = layout
+        return values.view_as(values)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        return Entries(gradients[0], ctx.layout).dense(), None, None
 
 
 class _Encode(torch.autograd.Function):

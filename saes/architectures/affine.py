@@ -6,8 +6,8 @@ A stack of N dictionaries is the same module with a leading member axis on every
 
 import copy
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, NamedTuple, Self, TypeVar
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, ClassVar, NamedTuple, TypeVar
 
 import torch
 from jaxtyping import Float, Int
@@ -60,9 +60,6 @@ class Encoded(NamedTuple):
 
     def detach(self) -> "Encoded":
         return Encoded(*(None if part is None else part.detach() for part in self))  # type: ignore[arg-type]
-
-
-C = TypeVar("C", bound=Shape)
 
 
 class AffineDictionary(Dictionary):
@@ -176,10 +173,6 @@ class AffineDictionary(Dictionary):
         """Biases and thresholds that are compared with pre-activations."""
         return [self.b_enc]
 
-    def with_sites(self, reads: Sequence[Site], writes: Sequence[Site]) -> Self:
-        self.reads, self.writes = tuple(reads), tuple(writes)
-        return self
-
     def check_width(self, width: int) -> None:
         if width != self.width_in:
             raise SiteError(f"site {self.reads[0]}: activations have width {width}, the dictionary {self.width_in}")
@@ -192,11 +185,12 @@ def stack(dictionaries: Sequence[A]) -> A:
     """One module of N dictionaries of one type and shape, with copies of their parameters; k may differ."""
     first = dictionaries[0]
     for other in dictionaries[1:]:
-        shapes = [{name: t.shape for name, t in d.state_dict().items()} for d in (first, other)]
-        if type(other) is not type(first) or shapes[0] != shapes[1] or first.reads != other.reads:
+        shared = [{**asdict(d.config), "k": None} for d in (first, other)]
+        sites = [(d.reads, d.writes) for d in (first, other)]
+        if type(other) is not type(first) or shared[0] != shared[1] or sites[0] != sites[1]:
             raise ValueError(
-                f"only dictionaries of one architecture, shape and site can be stacked, not {first.config} "
-                f"and {other.config}"
+                f"only dictionaries of one architecture, configuration (but for k) and site can be stacked, not "
+                f"{first.config} and {other.config}"
             )
     whole = copy.deepcopy(first)
     whole.member_configs = [d.config for d in dictionaries]
@@ -218,9 +212,8 @@ def unstack(whole: A) -> list[A]:
         single = copy.copy(whole)
         single.config, single.member_configs = config, [config]
         single._parameters = {
-            k: nn.Parameter(t[n].detach().clone(), t.requires_grad)
+            k: None if t is None else nn.Parameter(t[n].detach().clone(), t.requires_grad)
             for k, t in whole._parameters.items()
-            if t is not None
         }
         single._buffers = {k: t[n].clone() for k, t in whole._buffers.items() if t is not None}
         singles.append(single)

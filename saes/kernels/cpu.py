@@ -11,6 +11,7 @@ it at once (a backward pass and an evaluation, say), and its OpenMP, a second on
 """
 
 import inspect
+import itertools
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -72,7 +73,7 @@ def compact_top_k(pre: Float[Tensor, "N B F"], k: Int[Tensor, "N"]) -> Entries:
     One read of the row makes lane maxima, the k-th largest of which bounds the k-th largest value from below; what
     reaches the bound (little more than k entries) is compacted and searched exactly, by bisection on the floats' bits.
     """
-    members, batch, features = pre.shape
+    _, batch, features = pre.shape
     values, wanted = _array(pre).reshape(-1, features), np.clip(k.numpy(), 0, features).astype(np.int64)
     capacity = np.repeat(wanted, batch)
     places = np.concatenate([[0], np.cumsum(capacity)])
@@ -244,10 +245,8 @@ def adam(
     """
     arrays = [_rows(part) for part in (w, g, m, v)]
     real = arrays[0].dtype
-    lr, scale = (np.atleast_1d(np.asarray(part, np.float64)) for part in (lr, scale))
-    members = max(len(lr), len(scale))
-    step_size = np.broadcast_to(lr / (1 - beta1**step), members).astype(real)
-    factor = np.broadcast_to(scale, members).astype(real)
+    rate, factor = np.broadcast_arrays(*(np.atleast_1d(np.asarray(part, np.float64)) for part in (lr, scale)))
+    step_size, factor = (rate / (1 - beta1**step)).astype(real), factor.astype(real)
     constants = [real.type(part) for part in (1 - beta1, beta2, 1 - beta2, 1 / (1 - beta2**step) ** 0.5, eps)]
     _spread(_adam, len(arrays[0]), *arrays, step_size, factor, *constants, unit_rows)
 
@@ -275,7 +274,7 @@ def _spread(kernel: Callable[..., None], count: int, *arguments: Any) -> None:
         kernel(0, count, *arguments)
         return
     bounds = [count * i // (threads * PIECES_PER_THREAD) for i in range(threads * PIECES_PER_THREAD + 1)]
-    pieces = iter([(low, high) for low, high in zip(bounds, bounds[1:], strict=False) if low < high])
+    pieces = iter([(low, high) for low, high in itertools.pairwise(bounds) if low < high])
 
     def work() -> None:
         for low, high in pieces:
@@ -342,6 +341,11 @@ def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
         return numba.njit(**options)(function)
 
 
+def _intrinsic(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A function whose LLVM code is written by hand."""
+    return intrinsic(inspect.unwrap(function))
+
+
 def _load_word(context, builder, array_type, array, place):
     """LLVM's <32 x real> at flat position `place` of a contiguous array."""
     vector = ir.VectorType(context.get_data_type(array_type.dtype), WORD)
@@ -350,9 +354,9 @@ def _load_word(context, builder, array_type, array, place):
     return builder.load(pointer, align=array_type.dtype.bitwidth // 8)
 
 
-@intrinsic
+@_intrinsic
 def _bits_above(typing_context, values, place, cut):
-    """A word whose bit j is values.flat[place + j] > cut. LLVM compares whole vectors; it does not see a loop as this."""
+    """A word whose bit j is values.flat[place + j] > cut: whole vectors compared, which LLVM makes of no loop."""
 
     def code(context, builder, signature, arguments):
         vector = _load_word(context, builder, signature.args[0], *arguments[:2])
@@ -364,7 +368,7 @@ def _bits_above(typing_context, values, place, cut):
     return types.uint32(values, types.intp, values.dtype), code
 
 
-@intrinsic
+@_intrinsic
 def _bits_above_each(typing_context, values, place, cuts, cut_place):
     """A word whose bit j is values.flat[place + j] > cuts.flat[cut_place + j]."""
 
@@ -376,12 +380,12 @@ def _bits_above_each(typing_context, values, place, cuts, cut_place):
     return types.uint32(values, types.intp, cuts, types.intp), code
 
 
-@intrinsic
+@_intrinsic
 def _popcount(typing_context, bits):
     return bits(bits), lambda context, builder, signature, arguments: builder.ctpop(arguments[0])
 
 
-@intrinsic
+@_intrinsic
 def _first_bit(typing_context, bits):
     """The number of the lowest bit set."""
 
@@ -552,10 +556,10 @@ def _lane_histogram(low, high, values, batch, pieces, lanes, word, histograms):
 def _member_threshold(low, high, kept, ends, wanted, bounds, thresholds, spare):
     for member in range(low, high):
         values = kept[ends[member] : ends[member + 1]]
-        top = np.empty(1, values.dtype)
+        top = np.zeros(1, values.dtype)
         top_bits = top.view(bounds.dtype)
-        for value in values:
-            top[0] = max(top[0], value) if value == value else top[0]
+        for value in values:  # all above 0: a compaction lets no NaN pass
+            top[0] = max(top[0], value)
         highest = top_bits[0]
         if len(values) <= wanted[member]:
             top_bits[0] = bounds[member]

@@ -5,7 +5,9 @@ overflow is flagged on the device. Padding has value 0 and the member's first co
 that equal inputs give equal bits. TRITON_INTERPRET=1, set before this module is imported, runs it all on a CPU.
 """
 
-from typing import NamedTuple
+import inspect
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import torch
 import triton
@@ -171,10 +173,15 @@ def _compact(pre: Tensor, cut: Tensor, capacity: int, each: bool) -> Padded:
     return Padded(columns, values, counts, (counts > capacity).any())
 
 
-# ---- kernels: one program a row (or a column); no annotation, because Triton would read it ----
+# ---- kernels: one program a row (or a column) ----
 
 
-@triton.jit
+def _kernel(function: Callable[..., Any]) -> Any:
+    """Triton's; of the function itself, since a checker of annotations may stand around it."""
+    return triton.jit(inspect.unwrap(function))
+
+
+@_kernel
 def _compact_row(pre, cut, columns, values, counts, batch, features, capacity, EACH: tl.constexpr, BLOCK: tl.constexpr):
     r = tl.program_id(0).to(tl.int64)
     member = r // batch
@@ -190,7 +197,7 @@ def _compact_row(pre, cut, columns, values, counts, batch, features, capacity, E
         keep = (active > 0) & (place < capacity)
         tl.store(columns + r * capacity + place, (member * features + f).to(tl.int32), mask=keep)
         tl.store(values + r * capacity + place, value, mask=keep)
-        found += tl.sum(active, 0)
+        found += tl.sum(active, 0)  # type: ignore[operator]  # pyright takes a sum for a tuple
     tl.store(counts + r, found)
     for first in range(0, capacity, BLOCK):
         place = first + lane
@@ -199,14 +206,14 @@ def _compact_row(pre, cut, columns, values, counts, batch, features, capacity, E
         tl.store(values + r * capacity + place, (lane * 0).to(values.dtype.element_ty), mask=padding)
 
 
-@triton.jit
+@_kernel
 def _tile(matrix, rows, inside, d, width):
     """Some rows of a matrix, 0 outside."""
     mask = inside[:, None] & (d < width)[None, :]
     return tl.load(matrix + rows.to(tl.int64)[:, None] * width + d[None, :], mask=mask, other=0.0)
 
 
-@triton.jit
+@_kernel
 def _row_slopes(vector, r, count, columns, matrix, found, width, capacity, d, GATHERED: tl.constexpr):
     for first in range(0, count, GATHERED):
         place = first + tl.arange(0, GATHERED)
@@ -216,7 +223,7 @@ def _row_slopes(vector, r, count, columns, matrix, found, width, capacity, d, GA
         tl.store(found + r * capacity + place, slope, mask=inside)
 
 
-@triton.jit
+@_kernel
 def _decode_error(
     values, columns, counts, matrix, bias, targets, base, error, found, batch, width, capacity,
     WITH_BASE: tl.constexpr, WIDTH: tl.constexpr, GATHERED: tl.constexpr,
@@ -239,7 +246,7 @@ def _decode_error(
     _row_slopes(total, r, count, columns, matrix, found, width, capacity, d, GATHERED)
 
 
-@triton.jit
+@_kernel
 def _slopes(
     gradient, columns, counts, matrix, found, width, capacity, WIDTH: tl.constexpr, GATHERED: tl.constexpr
 ):  # fmt: skip
@@ -250,7 +257,7 @@ def _slopes(
     _row_slopes(vector, r, count, columns, matrix, found, width, capacity, d, GATHERED)
 
 
-@triton.jit
+@_kernel
 def _weight_gradient(
     weights, starts, order, dense, out, dense_rows, width, capacity, WIDTH: tl.constexpr, GATHERED: tl.constexpr
 ):  # fmt: skip
@@ -267,7 +274,7 @@ def _weight_gradient(
     tl.store(out + c * width + d, total, mask=d < width)
 
 
-@triton.jit
+@_kernel
 def _column_sums(weights, starts, order, sums, BLOCK: tl.constexpr):
     c = tl.program_id(0).to(tl.int64)
     end = tl.load(starts + c + 1)
@@ -279,7 +286,7 @@ def _column_sums(weights, starts, order, sums, BLOCK: tl.constexpr):
     tl.store(sums + c, tl.sum(total, 0))
 
 
-@triton.jit
+@_kernel
 def _squares(gradient, unit_rows, squares, width, PROJECT: tl.constexpr, WIDTH: tl.constexpr):
     r = tl.program_id(0).to(tl.int64)
     d = tl.arange(0, WIDTH)
@@ -290,7 +297,7 @@ def _squares(gradient, unit_rows, squares, width, PROJECT: tl.constexpr, WIDTH: 
     tl.store(squares + r, tl.sum(g * g, 0))
 
 
-@triton.jit
+@_kernel
 def _adam(
     W, G, M, V, step_size, correction, scale, per_member, width, REST1: tl.constexpr, BETA2: tl.constexpr,
     REST2: tl.constexpr, EPS: tl.constexpr, UNIT: tl.constexpr, WIDTH: tl.constexpr,

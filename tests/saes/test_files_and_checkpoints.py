@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from saes.architectures import ReLUConfig, ReLUDictionary
+from saes.architectures import CrosscoderConfig, ReLUConfig, ReLUDictionary
 from saes.checkpoint import load_dictionary, save_dictionary
 from saes.files import (
     FileError,
@@ -20,7 +20,7 @@ from saes.files import (
 )
 from saes.recorder import JSONLines, read_records
 from saes.sites import Site
-from tests.saes.test_dictionary import random_dictionary
+from tests.saes.dictionaries_for_tests import VARIANTS, fresh, random_dictionary, rows
 
 
 def listing(folder):
@@ -88,15 +88,75 @@ def saved(tmp_path):
     return dictionary, tmp_path / "d"
 
 
-def test_a_dictionary_comes_back_as_it_was(saved):
-    dictionary, folder = saved
-    assert set(listing(folder)) == {"config.json", "dictionary.safetensors"}
-    loaded = load_dictionary(folder)
+@pytest.mark.parametrize("name", VARIANTS)
+def test_a_dictionary_comes_back_as_it_was(tmp_path, name):
+    dictionary = random_dictionary(name).float()
+    save_dictionary(dictionary, tmp_path / "d")
+    assert set(listing(tmp_path / "d")) == {"config.json", "dictionary.safetensors"}
+    loaded = load_dictionary(tmp_path / "d")
     assert type(loaded) is type(dictionary)
     assert (loaded.config, loaded.reads, loaded.writes) == (dictionary.config, dictionary.reads, dictionary.writes)
-    for name, tensor in dictionary.state_dict().items():
-        assert torch.equal(tensor, loaded.state_dict()[name])
+    assert loaded.state_dict().keys() == dictionary.state_dict().keys()
+    for key, tensor in dictionary.state_dict().items():
+        assert torch.equal(tensor, loaded.state_dict()[key])
+    x = rows(7, dictionary.width_in).float()
+    assert torch.equal(loaded.reconstruct(x), dictionary.reconstruct(x))
     assert not loaded.training and not any(p.requires_grad for p in loaded.parameters())
+    before = listing(tmp_path / "d")
+    save_dictionary(loaded, tmp_path / "d")
+    assert listing(tmp_path / "d") == before
+
+
+OPTIONS = {
+    "relu": {"unit_norm": False, "center": False},
+    "gated": {"unit_norm": False},
+    "topk": {"k": 7, "threshold_decay": 0.5, "threshold_start": 9},
+    "batch_topk": {"k": 3, "threshold_decay": 0.9},
+    "jumprelu": {"bandwidth": 0.7, "first_threshold": 0.2, "step_on": "feature"},
+    "matryoshka": {"k": 5, "group_fractions": (0.25, 0.75), "group_weights": (0.1, 0.9)},
+    "crosscoder": {"widths": (2, 10), "unit_norm": True},
+    "relu skip": {"unit_norm": False},
+}
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+def test_every_field_of_a_config_comes_back(tmp_path, name):
+    dictionary = fresh(name, **OPTIONS[name])
+    save_dictionary(dictionary, tmp_path)
+    loaded = load_dictionary(tmp_path)
+    assert loaded.config == dictionary.config != fresh(name).config
+    assert hash(loaded.config) == hash(dictionary.config), "tuples, not JSON's lists"
+
+
+def test_a_threshold_that_was_never_measured_stays_so(tmp_path):
+    save_dictionary(fresh("batch_topk"), tmp_path)
+    assert float(load_dictionary(tmp_path).threshold) == -1
+
+
+def test_the_first_format_still_loads(saved):
+    """Folders written before there was more than one architecture, the shipped weights among them."""
+    dictionary, folder = saved
+    site = {"name": "resid_0", "module": "transformer.h.0", "end": "out"}
+    first = {"format": "kibitz-dictionary-1", "architecture": "relu", "width": 12, "features": 20}
+    (folder / "config.json").write_text(json.dumps({**first, "reads": [site], "writes": [site]}))
+    loaded = load_dictionary(folder)
+    assert loaded.config == ReLUConfig(width=12, features=20) and loaded.site == dictionary.site
+    x = rows(7, 12).float()
+    assert torch.equal(loaded.reconstruct(x), dictionary.reconstruct(x))
+    save_dictionary(loaded, folder)
+    assert read_json(folder / "config.json")["format"] == "kibitz-dictionary-2"
+
+
+def test_a_folder_says_what_a_dictionary_reads_and_writes(tmp_path):
+    save_dictionary(random_dictionary("jumprelu skip").float(), tmp_path / "t")
+    save_dictionary(random_dictionary("crosscoder").float(), tmp_path / "c")
+    config = read_json(tmp_path / "t" / "config.json")
+    assert (config["architecture"], config["width_in"], config["width"]) == ("jumprelu", 9, 12)
+    assert (config["skip"], config["center"]) == (True, False)
+    assert [s["name"] for s in config["reads"] + config["writes"]] == ["resid_0", "mlp_0"]
+    crosscoder = load_dictionary(tmp_path / "c")
+    assert crosscoder.config == CrosscoderConfig(width=12, features=20, widths=(5, 7))
+    assert [s.name for s in crosscoder.reads] == [s.name for s in crosscoder.writes] == ["resid_0", "mlp_0"]
 
 
 def test_sites_at_the_input_of_a_module_keep_their_end(tmp_path):
@@ -143,6 +203,17 @@ DAMAGE = {
     "a missing entry": ("config.json", lambda f: edit_config(f, lambda c: c.pop("features"))),
     "a width that is text": ("config.json", lambda f: edit_config(f, lambda c: c.update(width="wide"))),
     "a width of 0": ("config.json", lambda f: edit_config(f, lambda c: c.update(width=0))),
+    "an unknown option": ("config.json", lambda f: edit_config(f, lambda c: c.update(temperature=1.0))),
+    "another architecture's option": ("config.json", lambda f: edit_config(f, lambda c: c.update(k=4))),
+    "an architecture with other weights": (
+        "dictionary.safetensors",
+        lambda f: edit_config(f, lambda c: c.update(architecture="gated")),
+    ),
+    "a skip term without weights": (
+        "dictionary.safetensors",
+        lambda f: edit_config(f, lambda c: c.update(skip=True, center=False)),
+    ),
+    "a centred transcoder": ("config.json", lambda f: edit_config(f, lambda c: c["writes"][0].update(name="mlp_0"))),
     "a site with an unknown entry": ("config.json", lambda f: edit_config(f, lambda c: c["reads"][0].update(x=1))),
 }
 

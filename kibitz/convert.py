@@ -1,0 +1,94 @@
+"""`kibitz export` and `kibitz import`: a dictionary's folder to and from those of other tools."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from saes.architectures import AffineDictionary
+from saes.checkpoint import load_dictionary, save_dictionary
+from saes.files import FileError
+from saes.formats import circuit_tracer, read_format, recognise, sparsify, write_format
+from saes.formats.folders import new_folder
+
+Tool = Literal["dictionary_learning", "saelens", "sparsify", "circuit_tracer"]
+
+
+@dataclass(frozen=True)
+class ExportConfig:
+    """Write a dictionary as another tool's folder; what that tool cannot express is refused with the reason."""
+
+    dictionary: tyro.conf.Positional[Path]
+    """folder with config.json and dictionary.safetensors; for circuit_tracer also one with such folders in it"""
+    out: tyro.conf.Positional[Path]
+    """folder to make; never an existing one"""
+    to: Tool
+    """the tool that is to read it"""
+    model_name: str | None = None
+    """what that tool calls the language model"""
+    context_size: int | None = None
+    """tokens per context, for tools that store it"""
+
+
+@dataclass(frozen=True)
+class ImportConfig:
+    """Write another tool's dictionary as Kibitz's own folder."""
+
+    source: tyro.conf.Positional[Path]
+    """the other tool's folder"""
+    out: tyro.conf.Positional[Path]
+    """folder to make; never an existing one. A transcoder set or a sparsify run becomes one folder per dictionary"""
+    tool: Annotated[Tool | None, tyro.conf.arg(name="from")] = None
+    """the tool that wrote it; found out by default"""
+    site: str | None = None
+    """what it reads (resid_1, blocks.1.hook_resid_post), in place of what its files say"""
+    target: str | None = None
+    """what it writes, if it is a transcoder"""
+
+
+def export_dictionary(config: ExportConfig) -> str:
+    """The sentence to print."""
+    options = {"model_name": config.model_name, "context_size": config.context_size}
+    folders = sorted(path.parent for path in config.dictionary.glob("*/dictionary.safetensors"))
+    if folders and config.to == "circuit_tracer" and not (config.dictionary / "dictionary.safetensors").exists():
+        circuit_tracer.write([load_dictionary(folder) for folder in folders], config.out, **options)
+        return f"{config.out}: {len(folders)} layers of a transcoder set for circuit_tracer"
+    dictionary = load_dictionary(config.dictionary)
+    write_format(config.to, dictionary, config.out, **options)
+    return f"{config.out}: {described(dictionary)}, for {config.to}"
+
+
+def import_dictionary(config: ImportConfig) -> str:
+    """The sentence to print."""
+    if not config.source.is_dir():
+        raise FileError(f"{config.source}: no such folder")
+    tool = config.tool or recognise(config.source)
+    if tool == "kibitz":
+        raise FileError(f"{config.source}: is a dictionary of Kibitz already")
+    parts = _parts(tool, config)
+    with new_folder(config.out) as stage:
+        for name, dictionary in parts.items():
+            save_dictionary(dictionary, stage / name)
+    return "\n".join(f"{config.out / name}: {described(d)}, from {tool}" for name, d in parts.items())
+
+
+def _parts(tool: str, config: ImportConfig) -> dict[str, AffineDictionary]:
+    """The dictionaries of a folder by the sub-folder they get; "" for the only one."""
+    layers = circuit_tracer.layers(config.source) if tool == "circuit_tracer" else []
+    coders = sparsify.coders(config.source) if tool == "sparsify" else []
+    if len(layers) <= 1 and len(coders) <= 1:
+        return {"": read_format(tool, config.source, config.site, config.target)}
+    if config.site or config.target:
+        raise FileError(f"{config.source}: holds {len(layers or coders)} dictionaries, so --site cannot name them all")
+    if layers:
+        return {f"layer_{i}": read_format(tool, config.source, layer=i) for i in layers}
+    return {folder.name: read_format(tool, folder) for folder in coders}
+
+
+def described(dictionary: AffineDictionary) -> str:
+    """A dictionary in a few words."""
+    sites = dictionary.reads[0].name
+    if dictionary.reads != dictionary.writes:
+        sites += f" -> {dictionary.writes[0].name}"
+    return f"{dictionary.architecture}, {dictionary.features} features of width {dictionary.width} at {sites}"
