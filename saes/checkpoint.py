@@ -33,13 +33,15 @@ def save_dictionary(dictionary: AffineDictionary, folder: Path | str, *, dtype: 
 def load_dictionary(folder: Path | str, device: str = "cpu") -> AffineDictionary:
     """Read a dictionary, frozen; a missing, damaged or mis-shaped file is a FileError that names it."""
     folder = Path(folder)
-    config = dict(read_json(folder / "config.json"))
+    stored = read_json(folder / "config.json")
     try:
+        config = dict(stored)
         if config.pop("format") not in FORMATS:
             raise FileError(f"{folder / 'config.json'}: not a dictionary of Kibitz; expected format {FORMAT!r}")
         kind = ARCHITECTURES[config.pop("architecture")]
         reads, writes = ([Site(**site) for site in config.pop(name)] for name in ("reads", "writes"))
-        dictionary = kind(kind.config_type(**config), reads, writes)
+        options = {name: tuple(value) if isinstance(value, list) else value for name, value in config.items()}
+        dictionary = kind(kind.config_type(**options), reads, writes)
     except FileError:
         raise
     except (KeyError, TypeError, ValueError) as error:
@@ -49,5 +51,8 @@ def load_dictionary(folder: Path | str, device: str = "cpu") -> AffineDictionary
     found = {name: tuple(t.shape) for name, t in tensors.items()}
     if expected != found:
         raise FileError(f"{folder / 'dictionary.safetensors'}: tensors {found} do not match the config: {expected}")
+    for name, t in tensors.items():
+        if not t.is_floating_point() or not bool(t.isfinite().all()):
+            raise FileError(f"{folder / 'dictionary.safetensors'}: {name} is not a tensor of finite real numbers")
     dictionary.load_state_dict({name: t.float() for name, t in tensors.items()})
     return dictionary.to(device).eval().requires_grad_(False)

@@ -65,7 +65,7 @@ def read_json(path: Path | str) -> Any:
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise FileError(f"{path}: no such file") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise FileError(f"{path}: not readable as JSON ({error})") from None
 
 
@@ -103,9 +103,12 @@ def read_state(path: Path | str) -> dict[str, Any]:
     if not Path(path).is_file():
         raise FileError(f"{path}: no such file")
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises whatever its zip reader or unpickler meets in a damaged file
         raise FileError(f"{path}: damaged, or not a state file ({type(error).__name__})") from None
+    if not isinstance(state, dict):
+        raise FileError(f"{path}: not a state file but a {type(state).__name__}")
+    return state
 
 
 def sha256(path: Path | str) -> str:

@@ -26,17 +26,22 @@ def scale_of(x: Float[Tensor, "sample d"], normalise: Normalise) -> float:
 def geometric_median(
     x: Float[Tensor, "sample d"], iterations: int = 100, tolerance: float = 1e-5
 ) -> Float[Tensor, " d"]:
-    """The point with the smallest summed distance to x, by Weiszfeld's algorithm.
+    """The point with the smallest summed distance to x, by Weiszfeld's algorithm as Vardi and Zhang (2000) repair it.
 
-    A distance of 0 (the guess is one of the points, or all points are the same) has no reciprocal; it is bounded from
-    below by a millionth of the mean distance.
+    A distance of 0 (the guess is one of the points, or all points are the same) has no reciprocal: points at the guess
+    are left out of the mean, and hold the guess back by their number against the pull of the others.
     """
     guess = x.mean(0)
     for _ in range(iterations):
         before = guess
         distance = (x - guess).norm(dim=1)
-        weight = 1 / distance.clamp_min(max(1e-6 * float(distance.mean()), torch.finfo(x.dtype).tiny ** 0.5))
-        guess = (weight[:, None] * x).sum(0) / weight.sum()
+        here = distance <= 1e-6 * distance.mean()
+        weight = torch.where(here, 0.0, 1 / distance)
+        total = weight.sum()
+        mean = (weight[:, None] * x).sum(0) / total.clamp_min(torch.finfo(x.dtype).tiny)
+        pull = total * (mean - guess).norm()
+        stay = (here.sum() / pull).clamp_max(1.0) if here.any() else 0.0
+        guess = (1 - stay) * mean + stay * guess
         if float((guess - before).norm()) < tolerance:
             break
     return guess

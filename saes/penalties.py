@@ -153,6 +153,7 @@ class L0Config:
 
     def __post_init__(self) -> None:
         check_positive(coefficient=self.coefficient, **({} if self.target is None else {"target": self.target}))
+        check_not_negative(warmup=self.warmup)
 
 
 class L0:

@@ -9,7 +9,7 @@ from itertools import product
 from typing import Any, Literal
 
 from saes.architectures import ARCHITECTURES, AffineDictionary
-from saes.dead_features import Part
+from saes.dead_features import AuxK
 from saes.objective import SparseReconstruction
 from saes.p_annealing import PAnneal, PAnnealConfig
 from saes.penalties import L0, L0Config, Lp, LpConfig, Penalty
@@ -36,6 +36,13 @@ class Member:
     """features that a row may use (topk, batch_topk, matryoshka)"""
     target_l0: float | None = None
     """mean number of active features to end at, in place of a coefficient or k"""
+
+    def __post_init__(self) -> None:
+        if self.seed < 0:
+            raise RecipeError(f"seed is {self.seed}: choose 0 or more")
+        for name, value in self.settings().items():
+            if name != "seed" and not value > 0:
+                raise RecipeError(f"{name} is {value}: choose a value above 0")
 
     def settings(self) -> dict[str, float]:
         """What is set."""
@@ -102,15 +109,16 @@ def trainer_for(
     width: int,
     features: int,
     writes: Sequence[Site] | None = None,
-    parts: Sequence[Part] = (),
+    dead_after: int = AuxK.dead_after,
     **options: Any,
 ) -> Trainer[AffineDictionary]:
     """One trainer for a stack; the warm-up of the penalty, annealing and control of L0 follow from the steps.
 
-    `options` go to the architecture's config. RecipeError, naming the member, for settings that do not fit.
+    Features that are off for lack of rank, or below a threshold, have no slope: in those recipes AuxK brings features
+    back that have been silent for `dead_after` rows. `options` go to the architecture's config.
     """
+    check_members(name, members)
     recipe = find_recipe(name)
-    _check(name, recipe, members)
     kind = ARCHITECTURES[recipe.architecture]
     dictionaries = []
     for member in members:
@@ -118,13 +126,16 @@ def trainer_for(
         shape = kind.config_type(width, features, **{**recipe.options, **options, **k})
         dictionaries.append(kind(shape, sites, writes, member.seed))
     penalty = _penalty(recipe, members, config.steps)
+    parts = [] if recipe.sparse_by == "penalty" else [AuxK(dead_after=dead_after)]
     objective = SparseReconstruction(penalty, parts, weigh_by_decoder=recipe.weigh_by_decoder)
     return Trainer(dictionaries, objective, config)
 
 
-def _check(name: str, recipe: Recipe, members: Sequence[Member]) -> None:
+def check_members(name: str, members: Sequence[Member]) -> None:
+    """RecipeError, naming the member, for settings that the recipe does not have or that do not go together."""
+    recipe = find_recipe(name)
     if not members:
-        raise RecipeError("a sweep needs at least one member")
+        raise RecipeError("a stack needs at least one member")
     unfit = {"penalty": ("k",), "k": ("coefficient", "p_end"), "l0": ("k", "p_end")}[recipe.sparse_by]
     for member in members:
         wrong = [setting for setting in unfit if getattr(member, setting) is not None]
@@ -153,9 +164,7 @@ def _penalty(recipe: Recipe, members: Sequence[Member], steps: int) -> Penalty |
         start, end = steps // 5, steps * 4 // 5  # p falls over the middle three fifths
         updates = min(10, end - start + 1)
         times: dict[str, Any] = {"start": start, "end": end, "updates": updates, "warmup": warmup}
-        penalty = PAnneal(
-            [PAnnealConfig(c, p_end=p, **times) for c, p in zip(coefficients, p_ends, strict=True)]
-        )
+        penalty = PAnneal([PAnnealConfig(c, p_end=p, **times) for c, p in zip(coefficients, p_ends, strict=True)])
     if targeted:
         control = TargetL0Config(tuple(float(t or 0) for t in targets), start=warmup, freeze=steps * 95 // 100)
         return TargetL0(penalty, control)

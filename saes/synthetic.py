@@ -187,7 +187,7 @@ class Recovery:
 def match(
     decoder: Float[Tensor, "feature d"], atoms: Float[Tensor, "atom d"]
 ) -> tuple[Float[Tensor, " atom"], Float[Tensor, "atom feature"]]:
-    """|cosine| of each atom with the feature that the best one-to-one matching gives it, and the matching as 0 and 1."""
+    """|cosine| of each atom with its feature in the best one-to-one matching, and that matching as 0 and 1."""
     decoder, atoms = (t / t.norm(dim=1, keepdim=True).clamp_min(1e-12) for t in (decoder, atoms))
     cosines = (atoms @ decoder.T).abs()
     matching = torch.zeros_like(cosines)

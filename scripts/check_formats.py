@@ -10,7 +10,6 @@ value. Exit status 1 if any is above 1e-6, or if something that has to be refuse
 
 import argparse
 import contextlib
-import io
 import os
 import shutil
 import subprocess
@@ -67,13 +66,13 @@ class Table:
 
     def __init__(self) -> None:
         self.failed = 0
-        print(f"{'format':20s} {'dictionary':34s} {'direction':18s} {'features':>9s} {'reconstr.':>9s}")
+        print(f"{'format':20s} {'dictionary':36s} {'direction':18s} {'features':>9s} {'reconstr.':>9s}")
 
     def compare(self, tool: str, name: str, direction: str, ours: Any, theirs: Any) -> None:
         errors = [float((a - b).abs().max() / b.abs().max()) for a, b in zip(ours, theirs, strict=True)]
         bad = not max(errors) <= TOLERANCE or not bool((theirs[0] != 0).any())
         self.failed += bad
-        print(f"{tool:20s} {name:34s} {direction:18s} {errors[0]:9.1e} {errors[1]:9.1e}{'  MISMATCH' if bad else ''}")
+        print(f"{tool:20s} {name:36s} {direction:18s} {errors[0]:9.1e} {errors[1]:9.1e}{'  MISMATCH' if bad else ''}")
 
     def refuse(self, tool: str, name: str, direction: str, call: Callable[[], Any]) -> None:
         """A call that has to end in a refusal."""
@@ -83,10 +82,10 @@ class Table:
             call()
         except NotExpressible as error:
             reason = " ".join(str(error).split(": ", 1)[1].split())
-            print(f"{tool:20s} {name:34s} {direction:18s} refused: {reason}")
+            print(f"{tool:20s} {name:36s} {direction:18s} refused: {reason}")
             return
         self.failed += 1
-        print(f"{tool:20s} {name:34s} {direction:18s} MISMATCH: not refused")
+        print(f"{tool:20s} {name:36s} {direction:18s} MISMATCH: not refused")
 
 
 def our_dictionaries() -> dict[str, Any]:

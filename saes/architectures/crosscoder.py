@@ -26,7 +26,6 @@ class CrosscoderConfig(Shape):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        object.__setattr__(self, "widths", tuple(self.widths))  # JSON gives lists
         if sum(self.widths) != self.width:
             raise ValueError(f"widths {self.widths} of the sites do not add up to width {self.width}")
 

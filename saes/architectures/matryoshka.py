@@ -19,8 +19,6 @@ class MatryoshkaConfig(BatchTopKConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        object.__setattr__(self, "group_fractions", tuple(self.group_fractions))  # JSON gives lists
-        object.__setattr__(self, "group_weights", tuple(self.group_weights))
         if abs(sum(self.group_fractions) - 1) > 1e-6 or min(self.group_fractions) <= 0:
             raise ValueError(f"group_fractions {self.group_fractions} do not add up to 1")
         if self.group_weights and len(self.group_weights) != len(self.group_fractions):

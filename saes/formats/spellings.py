@@ -1,8 +1,9 @@
 """How other tools call our sites, and what their files say about them.
 
 A file of Kibitz's carries its sites unabridged under the key `kibitz`, which the other tools ignore (sparsify warns
-of keys that it does not know: there it is a file, kibitz.json). A stranger's names one in its own way: it gets our name if we have one (so that saes.families.find_site finds it in a model),
-keeps its own otherwise, and its `module` is the stranger's spelling.
+of keys that it does not know: there it is a file, kibitz.json). A stranger's names one in its own way: it gets our
+name if we have one (so that saes.families.find_site finds it in a model), keeps its own otherwise, and its `module` is
+the stranger's spelling.
 """
 
 import re
@@ -91,18 +92,20 @@ def sites_of(
     target: str | None,
     transcoder: bool,
 ) -> Sites:
-    """The sites of a foreign dictionary: the caller's, else those of `entry`, which Kibitz wrote, else the other tool's.
+    """The sites of a foreign dictionary: the caller's, else those of Kibitz's `entry`, else the other tool's.
 
     `path` is the file that errors name.
     """
     if target is not None and not transcoder:
         raise FileError(f"{path}: an autoencoder writes the site that it reads: give no second site")
     reads, writes = _own(path, entry) or ([site_named(read)], [site_named(write if transcoder else read)])
-    if site is not None:
+    if site is not None and our_name(site) != reads[0].name:
         reads = [site_named(site)]
     if not transcoder:
         return reads, reads
-    return reads, writes if target is None else [site_named(target)]
+    if target is not None and our_name(target) != writes[0].name:
+        writes = [site_named(target)]
+    return reads, writes
 
 
 def _own(path: Path, entry: Mapping[str, Any]) -> Sites | None:

@@ -1,6 +1,6 @@
 """The CPU kernels of the sparse step, one by one, beside what memory and arithmetic allow on this machine.
 
-python benchmarks/kernels.py [FEATURES ...]
+python benchmarks/step_kernels.py [FEATURES ...]
 
 Best of many runs in ms, at batch 2048, width 512, 64 active features a row, float32. The floor is the larger of two
 times: the bytes that must come from or go to main memory over the measured bandwidth, and the multiply-adds over the
