@@ -44,7 +44,7 @@ class BenchConfig:
     seeds: int = 3
     """first weights per architecture, trained side by side as one stack"""
     steps: int | None = None
-    """by default 1500, with --quick 150"""
+    """by default 1200, with --quick 80"""
     out: Path = Path("runs/recovery")
     """folder for recovery.md, recovery.json and recovery.png; an earlier run there is replaced"""
     recipes: tuple[Annotated[str, tyro.conf.arg(metavar="NAME")], ...] = COMPARED
@@ -75,7 +75,7 @@ class BenchConfig:
 
     @property
     def total_steps(self) -> int:
-        return self.steps if self.steps is not None else 150 if self.quick else 1500
+        return self.steps if self.steps is not None else 80 if self.quick else 1200
 
     def planted(self, setting: Setting) -> PlantedConfig:
         return PlantedConfig(setting, self.atoms, (self.width,), float(self.l0), seed=self.seed)

@@ -1,20 +1,34 @@
-"""The command line: `kibitz demo` and `kibitz eval`; a mistake ends in one sentence on stderr and a non-zero status."""
+"""The command line: a table of commands; a mistake ends in one sentence on stderr and a non-zero status."""
 
 import io
 import os
 import re
 import sys
 import warnings
+from collections.abc import Callable
 from contextlib import redirect_stderr, redirect_stdout
-from typing import Annotated, NoReturn
+from functools import reduce
+from operator import or_
+from typing import Annotated, Any, NoReturn
 
 import tyro
 from transformers.utils import logging as transformers_logging
 
+from kibitz.bench import BenchConfig, run_bench
+from kibitz.convert import ExportConfig, ImportConfig, export_dictionary, import_dictionary
 from kibitz.demo import DemoConfig, run_demo
 from kibitz.evaluate import EvalConfig, run_eval
+from kibitz.sweep import SweepConfig, run_sweep
 
-Command = Annotated[DemoConfig, tyro.conf.subcommand("demo")] | Annotated[EvalConfig, tyro.conf.subcommand("eval")]
+COMMANDS: dict[str, tuple[type, Callable[[Any], str]]] = {
+    "demo": (DemoConfig, lambda config: f"Report: {run_demo(config)}"),
+    "sweep": (SweepConfig, run_sweep),
+    "eval": (EvalConfig, run_eval),
+    "export": (ExportConfig, export_dictionary),
+    "import": (ImportConfig, import_dictionary),
+    "bench": (BenchConfig, run_bench),
+}
+RUN = dict(COMMANDS.values())
 _BOX = re.compile(r"[\u2500-\u257f]+|-{3,}|\+-+")
 
 
@@ -25,24 +39,25 @@ def main(arguments: list[str] | None = None) -> None:
     warnings.filterwarnings("ignore", category=FutureWarning)
     try:
         command = parse(sys.argv[1:] if arguments is None else arguments)
-        print(run_eval(command) if isinstance(command, EvalConfig) else f"Report: {run_demo(command)}")
+        print(RUN[type(command)](command))
     except KeyboardInterrupt:
         _fail("interrupted; the run folder is as it was before", 130)
     except MemoryError:
-        _fail("out of memory; close other programs or use --quick", 1)
+        _fail("out of memory; close other programs, or ask for something smaller", 1)
     except (ValueError, OSError) as error:
         if os.environ.get("KIBITZ_TRACEBACK"):
             raise
         _fail(str(error), 1)
 
 
-def parse(arguments: list[str]) -> DemoConfig | EvalConfig:
+def parse(arguments: list[str]) -> Any:
     """The command that the arguments ask for; help leaves with status 0, a usage error with 2."""
     shown, complaint = io.StringIO(), io.StringIO()
     try:
         with redirect_stdout(shown), redirect_stderr(complaint):
+            commands = [Annotated[config, tyro.conf.subcommand(name)] for name, (config, _) in COMMANDS.items()]
             return tyro.cli(
-                Command,  # type: ignore[arg-type]  # tyro takes a union of annotated dataclasses
+                reduce(or_, commands),  # type: ignore[arg-type]  # tyro takes a union of annotated dataclasses
                 prog="kibitz",
                 description="Shows what a transformer has learnt, and proves it against ground truth.",
                 args=arguments,

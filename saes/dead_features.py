@@ -69,8 +69,6 @@ class AuxK:
             return None
         k = self.k or forward.dictionary.width // 2
         features = forward.pre.top_among(k, dead)
-        if not isinstance(features.values, Tensor) or features.values.numel() == 0:
-            return None
         missing = -forward.residual
         left = (missing - decode_features(features, forward.dictionary.W_dec)).square().sum(-1).mean(-1)
         if self.normalise:
@@ -147,7 +145,8 @@ class Resample:
         rows: Int[Tensor, " dead"],
         step: int,
     ) -> None:
-        random = torch.Generator(forward.inputs.device).manual_seed(hash((self.seed, step, member)) & 0x7FFFFFFF)
+        # the same for every member, so that it is resampled as it would be alone
+        random = torch.Generator(forward.inputs.device).manual_seed(hash((self.seed, step)) & 0x7FFFFFFF)
         loss = forward.residual[member].square().sum(-1)
         chosen = torch.multinomial(loss.square() + 1e-30, len(rows), replacement=True, generator=random)
         centre = d.b_dec[member] if d.config.center else 0

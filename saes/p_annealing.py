@@ -13,7 +13,18 @@ from jaxtyping import Float
 from torch import Tensor
 
 from saes.architectures.affine import Encoded
-from saes.penalties import Numbers, Schedule, as_members, check_not_negative, check_p, check_positive, lp_sum, rise, same
+from saes.penalties import (
+    Numbers,
+    Schedule,
+    as_members,
+    as_numbers,
+    check_not_negative,
+    check_p,
+    check_positive,
+    lp_sum,
+    rise,
+    same,
+)
 
 
 @dataclass(frozen=True)
@@ -177,7 +188,7 @@ class PAnneal:
                 self._queue = []
 
     def numbers(self) -> Numbers:
-        return {"p": torch.tensor(self.p_of_members), "coefficient": self.coefficient}
+        return {"p": as_numbers(self.p_of_members), "coefficient": self.coefficient}
 
     def state_dict(self) -> dict[str, Any]:
         return {"coefficient": self.coefficient, "changes_done": self.changes_done, "queue": list(self._queue)}

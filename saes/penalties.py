@@ -4,7 +4,7 @@ A penalty acts on the batch as N stacked dictionaries encode it, and answers wit
 differ in coefficient and p.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, TypeVar, runtime_checkable
 
@@ -132,7 +132,7 @@ class Lp:
         """Nothing moves."""
 
     def numbers(self) -> Numbers:
-        return {name: torch.tensor([getattr(c, name) for c in self.configs]) for name in ("p", "coefficient")}
+        return {name: as_numbers(getattr(c, name) for c in self.configs) for name in ("p", "coefficient")}
 
     def state_dict(self) -> dict[str, Any]:
         return {}
@@ -178,7 +178,7 @@ class L0:
         """Nothing moves."""
 
     def numbers(self) -> Numbers:
-        return {"coefficient": torch.tensor([c.coefficient for c in self.configs])}
+        return {"coefficient": as_numbers(c.coefficient for c in self.configs)}
 
     def state_dict(self) -> dict[str, Any]:
         return {}
@@ -190,6 +190,11 @@ class L0:
 # ---- what all penalties share ----
 
 T = TypeVar("T")
+
+
+def as_numbers(values: Iterable[float]) -> Float[Tensor, " member"]:
+    """What a log shows of each member; p_end is logged as it was given."""
+    return torch.tensor(list(values), dtype=torch.float64)
 
 
 def as_members(config: T | Sequence[T]) -> list[T]:

@@ -122,13 +122,19 @@ def trainer_for(
     kind = ARCHITECTURES[recipe.architecture]
     dictionaries = []
     for member in members:
-        k = {"k": member.k or max(1, round(member.target_l0 or 0))} if recipe.sparse_by == "k" else {}
-        shape = kind.config_type(width, features, **{**recipe.options, **options, **k})
+        own = _own_k(member, config.steps) if recipe.sparse_by == "k" else {}
+        shape = kind.config_type(width, features, **{**recipe.options, **own, **options})
         dictionaries.append(kind(shape, sites, writes, member.seed))
     penalty = _penalty(recipe, members, config.steps)
     parts = [] if recipe.sparse_by == "penalty" else [AuxK(dead_after=dead_after)]
     objective = SparseReconstruction(penalty, parts, weigh_by_decoder=recipe.weigh_by_decoder)
     return Trainer(dictionaries, objective, config)
+
+
+def _own_k(member: Member, steps: int) -> dict[str, Any]:
+    """k, and an average of the threshold of inference over the last twentieth of training: of nearly final weights."""
+    decay = min(0.999, 1 - 20 / max(steps, 21))
+    return {"k": member.k or max(1, round(member.target_l0 or 0)), "threshold_decay": decay}
 
 
 def check_members(name: str, members: Sequence[Member]) -> None:

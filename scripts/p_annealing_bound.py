@@ -39,10 +39,10 @@ class Settings:
     batch_size: int = 1024
     expansion: int = 8
     p_end: float = 0.2
-    bounds: tuple[float, ...] = (0.0, 0.003, 0.01, 0.03, 0.1, 0.3)
-    coefficients: tuple[float, ...] = (0.02, 0.04, 0.08)
+    bounds: tuple[float, ...] = (0.0, 0.01, 0.03, 0.1, 0.3)
+    coefficients: tuple[float, ...] = (0.03, 0.08)
     seeds: tuple[int, ...] = (0, 1)
-    drift_bounds: tuple[float, ...] = (0.0, 0.003, 0.01, 0.03, 0.1)
+    drift_bounds: tuple[float, ...] = (0.0, 0.01, 0.03, 0.1)
     learning_rate: float = 3e-3
     games: int = 40_000
     out: Path = Path("docs/results/p_annealing_bound.json")
@@ -77,7 +77,7 @@ def run(t: Trainer, batches: Iterator[torch.Tensor], sample: torch.Tensor, label
 def main(s: Settings) -> None:
     model = load_othello_gpt()
     site = find_site(model, s.site)
-    games = prepare_games(None, s.games, 1000, 1000, np.random.default_rng(7))
+    games = prepare_games(None, s.games, 500, 1000, np.random.default_rng(7))
     tokens, held_out = games.tokens(games.training), games.tokens(games.held_out)
     buffer = ActivationBuffer(model, [site], tokens, tokens != PAD, batch_size=s.batch_size)
     sample = buffer.sample()[site]

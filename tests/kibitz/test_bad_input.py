@@ -48,6 +48,18 @@ def contents(folder: Path) -> dict[str, bytes | None]:
 
 WRONG = [
     (["demo", "--games", "illegal.npz"], "game 7, ply 5"),
+    (["export", str(DICTIONARY), "out", "--to", "sparsify"], "sparsify cannot express relu"),
+    (["export", str(DICTIONARY), "taken", "--to", "saelens"], "taken"),
+    (["export", "damaged", "out", "--to", "saelens"], "dictionary.safetensors"),
+    (["import", "nowhere", "out"], "nowhere: no such folder"),
+    (["import", "taken", "out"], "taken"),
+    (["import", str(DICTIONARY), "out", "--from", "saelens"], "cfg.json"),
+    (["sweep", "--site", "resid_9"], "resid_9"),
+    (["sweep", "--architecture", "topk", "--coefficients", "0.1"], "coefficient"),
+    (["sweep", "--architecture", "magic"], "magic"),
+    (["bench", "speed"], "speed"),
+    (["bench", "recovery", "--recipes", "magic"], "magic"),
+    (["bench", "recovery", "--seeds", "0"], "0"),
     (["demo", "--games", "missing.npz"], "missing.npz: no such file"),
     (["demo", "--games", "text.npz"], "text.npz: not a readable"),
     (["demo", "--games", "other.npz"], "'moves'"),

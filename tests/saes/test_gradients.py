@@ -202,6 +202,7 @@ K = 4
 def winners(pre: Tensor, name: str) -> Tensor:
     """1 for the k largest of each row (topk), or the k B largest of the batch; only positive ones win."""
     mask = torch.zeros_like(pre)
+    pre = pre.detach()
     everything = [(float(pre[b, f]), b, f) for b in range(len(pre)) for f in range(pre.shape[1]) if pre[b, f] > 0]
     groups = [[e for e in everything if e[1] == b] for b in range(len(pre))] if name == "topk" else [everything]
     for group in groups:
