@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from kibitz.runs import check_replaceable, run_folder
 from saes.buffer import Activations, ActivationStream
+from saes.dead_features import AuxK
 from saes.files import write_json, write_text
 from saes.recipes import RECIPES, Member, find_recipe, trainer_for
 from saes.sweep import MARKERS, save_figure
@@ -44,7 +45,7 @@ class BenchConfig:
     seeds: int = 3
     """first weights per architecture, trained side by side as one stack"""
     steps: int | None = None
-    """by default 1200, with --quick 80"""
+    """by default 800, with --quick 80"""
     out: Path = Path("runs/recovery")
     """folder for recovery.md, recovery.json and recovery.png; an earlier run there is replaced"""
     recipes: tuple[Annotated[str, tyro.conf.arg(metavar="NAME")], ...] = COMPARED
@@ -71,18 +72,22 @@ class BenchConfig:
             find_recipe(name)
             if name not in COMPARED:
                 raise ValueError(f"{name} cannot be compared: it reads several sites")
-        self.planted("easy")
+        if self.l0 > self.features:
+            raise ValueError(f"l0 is {self.l0} of {self.features} features: choose fewer")
+        for setting in SETTINGS:
+            self.planted(setting)
 
     @property
     def total_steps(self) -> int:
-        return self.steps if self.steps is not None else 80 if self.quick else 1200
+        return self.steps if self.steps is not None else 80 if self.quick else 800
 
     def planted(self, setting: Setting) -> PlantedConfig:
         return PlantedConfig(setting, self.atoms, (self.width,), float(self.l0), seed=self.seed)
 
 
 BATCH = 512
-DEAD_AFTER = 30 * BATCH  # rows; an atom of these settings is silent for a few hundred at most
+# an atom of these settings is silent for a few hundred rows at most
+AUXK = AuxK(alpha=0.25, dead_after=20 * BATCH)
 
 
 class _Counted:
@@ -134,7 +139,7 @@ def _compare(config: BenchConfig, setting: Setting, bar: Any) -> dict[str, list[
             planted.sites,
             width=config.width,
             features=config.features,
-            dead_after=DEAD_AFTER,
+            auxk=AUXK,
             **options.get(name, {}),
         )
         for name in config.recipes

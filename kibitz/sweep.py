@@ -12,6 +12,7 @@ from kibitz.chain.games import prepare_games
 from kibitz.runs import check_replaceable, run_folder
 from saes.buffer import ActivationBuffer
 from saes.checkpoint import save_dictionary
+from saes.dead_features import AuxK
 from saes.evaluation import evaluate
 from saes.families import find_site, site_width
 from saes.files import write_json, write_text
@@ -63,6 +64,8 @@ class SweepConfig:
             raise ValueError(f"steps is {self.steps}: choose 20 or more")
         if self.seed < 0:
             raise ValueError(f"seed is {self.seed}: choose 0 or more")
+        if not self.seeds:
+            raise ValueError("seeds is empty: give at least one")
         if self.architecture == "crosscoder":
             raise ValueError("crosscoder reads several sites: kibitz sweep trains at one")
         members = self.members()
@@ -95,7 +98,7 @@ def run_sweep(config: SweepConfig) -> str:
         config.expansion * width,
         tuple(config.members()),
         TrainConfig(config.steps, config.learning_rate, warmup=0.05),
-        dead_after=config.batch_size * max(1, config.steps // 10),
+        auxk=AuxK(dead_after=config.batch_size * max(1, config.steps // 10)),
     )
     inputs = {"model": OTHELLO_GPT / "model.safetensors"} | ({"games": config.games} if config.games else {})
     with run_folder(config.out, config, config.seed, inputs) as run:

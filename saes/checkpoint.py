@@ -2,6 +2,7 @@
 
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -40,7 +41,9 @@ def load_dictionary(folder: Path | str, device: str = "cpu") -> AffineDictionary
             raise FileError(f"{folder / 'config.json'}: not a dictionary of Kibitz; expected format {FORMAT!r}")
         kind = ARCHITECTURES[config.pop("architecture")]
         reads, writes = ([Site(**site) for site in config.pop(name)] for name in ("reads", "writes"))
-        options = {name: tuple(value) if isinstance(value, list) else value for name, value in config.items()}
+        options: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value for name, value in config.items()
+        }
         dictionary = kind(kind.config_type(**options), reads, writes)
     except FileError:
         raise

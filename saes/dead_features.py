@@ -13,6 +13,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from saes.architectures.affine import AffineDictionary
+from saes.architectures.jumprelu import JumpReLUDictionary
 from saes.entries import Entries
 from saes.optim import UnitNormAdam
 from saes.preactivations import PreActivations
@@ -37,7 +38,8 @@ class Forward:
 class Part(Protocol):
     """Something added to an objective."""
 
-    name: str
+    @property
+    def name(self) -> str: ...
 
     def __call__(self, forward: Forward, step: int) -> Float[Tensor, " member"] | None:
         """What is added to the loss; pure. None adds nothing."""
@@ -94,9 +96,9 @@ class DeadPreActivation:
         d = forward.dictionary
         dead = forward.idle >= self.dead_after
         any_member = dead.any(0).nonzero()[:, 0]  # dead features are few: their columns alone are encoded again
-        bias = d.encoder_bias()[:, any_member, None]
-        pre = (d.W_enc[:, any_member] @ forward.inputs.T + bias).mT
-        threshold = d.threshold[:, any_member].detach() if d.architecture == "jumprelu" else pre.new_zeros(len(pre), 1)
+        bias = d.encoder_bias() + getattr(d, "b_gate", 0.0)  # of a Gated dictionary: it decides on firing
+        pre = (d.W_enc[:, any_member] @ forward.inputs.T + bias[:, any_member, None]).mT
+        threshold = d.threshold[:, any_member].detach() if isinstance(d, JumpReLUDictionary) else pre.new_zeros(len(pre), 1)
         short = (threshold[:, None] - pre).relu() * (d.decoder_norms().detach() * dead)[:, any_member][:, None]
         return self.coefficient * short.sum((1, 2)) / len(forward.inputs)
 
@@ -155,9 +157,9 @@ class Resample:
         targets = inputs if d.width == d.width_in else -forward.residual[member, chosen]
         norm = d.W_enc[member, ~lost].norm(dim=1).mean()
         d.W_enc[member, rows] = inputs * norm * self.encoder_scale
-        d.W_dec[member, rows] = targets / targets.norm(dim=1, keepdim=True).clamp_min(1e-12) * d.W_dec[
-            member, ~lost
-        ].norm(dim=1).mean()
+        d.W_dec[member, rows] = (
+            targets / targets.norm(dim=1, keepdim=True).clamp_min(1e-12) * d.W_dec[member, ~lost].norm(dim=1).mean()
+        )
         reset = [d.W_enc, d.W_dec]
         for name, parameter in d.named_parameters():
             if name not in ("W_enc", "W_dec", "b_dec", "W_skip"):

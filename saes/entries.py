@@ -4,16 +4,27 @@ Everything in training carries a leading member axis: N dictionaries of one shap
 see the same batch. Suffixes: N member, B batch, F feature, E entry.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from saes.kernels.cpu import Transposed
+    from saes.kernels import cpu, gpu
+
+PADDING = -1e30  # finite, so that it times a gradient of zero is zero
+
+
+def beside(numbers: Sequence[float] | Tensor, like: Tensor) -> Tensor:
+    """Numbers of the host where `like` is, in its type; on a GPU from pinned memory, which nobody has to wait for."""
+    t = torch.as_tensor(numbers, dtype=like.dtype) if not isinstance(numbers, Tensor) else numbers
+    if t.device == like.device:
+        return t.to(like.dtype)
+    return (t.pin_memory() if like.is_cuda else t).to(like, non_blocking=True)
 
 
 @dataclass(frozen=True)
@@ -35,12 +46,17 @@ class Active:
     starts: Int[Tensor, " rows_and_one"]
     columns: Int[Tensor, " entry"]
 
+    @property
+    def index(self) -> tuple[Tensor, Tensor]:
+        """Where the entries stand, as saes.kernels.cpu takes it."""
+        return self.starts, self.columns
+
     @cached_property
     def member_starts(self) -> Int[Tensor, " members_and_one"]:
         return self.starts[:: self.batch].contiguous()
 
     @cached_property
-    def transposed(self) -> "Transposed":
+    def transposed(self) -> "cpu.Transposed":
         """The same entries by column; both weight gradients walk it."""
         from saes.kernels.cpu import transpose
 
@@ -54,11 +70,44 @@ class Active:
 
 
 @dataclass(frozen=True)
+class Padded:
+    """Chosen features on a GPU: as many places for every row, so that the host need not know how many are taken.
+
+    Values are [N * B, capacity]. Padding stands behind a row's entries, in a column of its member, and counts for
+    nothing: its values are zero, of pre-activations PADDING (no activation lets anything through there).
+    """
+
+    members: int
+    batch: int
+    features: int
+    columns: Int[Tensor, "rows capacity"]
+    counts: Int[Tensor, " rows"]
+    """of the entries that were to be stored; a row with more of them than places has lost the last ones"""
+
+    @property
+    def index(self) -> tuple[Tensor, Tensor]:
+        """Where the entries stand, as saes.kernels.gpu takes it."""
+        return self.columns, self.counts
+
+    @cached_property
+    def transposed(self) -> "gpu.Transposed":
+        """The same entries by column; both weight gradients walk it."""
+        from saes.kernels.gpu import transpose
+
+        return transpose(*self.index, self.members * self.features)
+
+    @cached_property
+    def overflow(self) -> Bool[Tensor, ""]:
+        """Whether a row has lost entries."""
+        return (self.counts > self.columns.shape[1]).any()
+
+
+@dataclass(frozen=True)
 class Entries:
-    """Feature values in one of the two layouts; entries that are left out are zero."""
+    """Feature values in one of the three layouts; entries that are left out are zero."""
 
     values: Float[Tensor, " *layout"]
-    layout: Dense | Active
+    layout: Dense | Active | Padded
 
     def with_values(self, values: Tensor) -> "Entries":
         return Entries(values, self.layout)
@@ -70,6 +119,8 @@ class Entries:
         """One number per feature, aligned with the values."""
         if isinstance(self.layout, Dense):
             return v_NF[:, None, :]
+        if isinstance(self.layout, Padded):
+            return _PerFeature.apply(v_NF, self.layout)  # type: ignore[return-value]
         return v_NF.flatten().index_select(0, self.layout.columns)
 
     def per_member(self, v_N: Float[Tensor, " member"]) -> Tensor:
@@ -78,11 +129,15 @@ class Entries:
             return v_N[:, None, None]
         if self.layout.members == 1:
             return v_N
+        if isinstance(self.layout, Padded):
+            return v_N[:, None].expand(-1, self.layout.batch).reshape(-1, 1)
         return torch.repeat_interleave(v_N, self.layout.member_starts.diff(), output_size=len(self.values))
 
     def row_sums(self) -> Float[Tensor, "member batch"]:
         if isinstance(self.layout, Dense):
             return self.values.sum(-1)
+        if isinstance(self.layout, Padded):
+            return self.values.sum(-1).view(self.layout.members, self.layout.batch)
         sums = self.values.new_zeros(self.layout.members * self.layout.batch)
         return sums.index_add(0, self.layout.rows, self.values).view(self.layout.members, self.layout.batch)
 
@@ -91,6 +146,8 @@ class Entries:
             return self.values.sum((1, 2))
         if self.layout.members == 1:
             return self.values.sum()[None]
+        if isinstance(self.layout, Padded):
+            return self.values.view(self.layout.members, -1).sum(1)
         return torch.segment_reduce(self.values, "sum", offsets=self.layout.member_starts)
 
     def counts(self) -> Float[Tensor, " member"]:
@@ -117,6 +174,8 @@ class Entries:
             return Entries(self.values[..., begin:end], Dense(layout.members, layout.batch, end - begin))
         feature = layout.columns % layout.features
         chosen = (feature >= begin) & (feature < end)
+        if isinstance(layout, Padded):
+            return self.with_values(self.values.masked_fill(~chosen, 0.0))
         before = torch.cat([chosen.new_zeros(1, dtype=torch.int64), chosen.cumsum(0)])
         kept = Active(layout.members, layout.batch, layout.features, before[layout.starts], layout.columns[chosen])
         return Entries(self.values[chosen], kept)
@@ -126,4 +185,23 @@ class Entries:
             return self.values
         n, b, f = self.layout.members, self.layout.batch, self.layout.features
         whole = self.values.new_zeros(n * b, f)
+        if isinstance(self.layout, Padded):
+            places = torch.arange(self.values.shape[1], device=self.values.device)
+            held = self.values.masked_fill(places >= self.layout.counts[:, None], 0.0)
+            return whole.scatter_add(1, self.layout.columns.long() % f, held).view(n, b, f)
         return whole.index_put((self.layout.rows, self.layout.columns.long() % f), self.values).view(n, b, f)
+
+
+class _PerFeature(torch.autograd.Function):
+    """Numbers of features at padded entries; backward sums by column without atomics, and leaves the padding out."""
+
+    @staticmethod
+    def forward(ctx: Any, v_NF: Tensor, layout: Padded) -> Tensor:
+        ctx.layout, ctx.shape = layout, v_NF.shape
+        return v_NF.flatten()[layout.columns]
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        from saes.kernels.gpu import column_sums
+
+        return column_sums(gradients[0].contiguous(), *ctx.layout.transposed).view(ctx.shape), None

@@ -11,12 +11,13 @@ from torch import Tensor
 from saes.architectures.affine import AffineDictionary, Encoded
 from saes.architectures.matryoshka import MatryoshkaConfig
 from saes.dead_features import Forward, Part
+from saes.measured import Measured
 from saes.optim import UnitNormAdam
 from saes.penalties import Numbers, Penalty
 from saes.preactivations import DensePreActivations
-from saes.sparse_step import ActivePreActivations, decode_features, squared_error
+from saes.sparse_step import active_way, available, decode_features, on_gpu, squared_error
 
-ACTIVE_BELOW = 0.05  # share of active features below which the sparse step is faster (docs/performance.md)
+ACTIVE_BELOW = 0.2  # share of active features below which the sparse step is faster (docs/performance.md)
 MEASURE_EVERY = 10  # steps between measurements of that share
 
 
@@ -48,7 +49,7 @@ class Reconstruction(Protocol):
     """How an architecture's features have to reconstruct."""
 
     def __call__(
-        self, dictionary: AffineDictionary, encoded: Encoded, batch: Batch
+        self, d: AffineDictionary, encoded: Encoded, batch: Batch
     ) -> tuple[dict[str, Float[Tensor, " member"]], Float[Tensor, "member batch d"]]:
         """Loss terms, and the full reconstruction - target without a gradient."""
         ...
@@ -128,11 +129,15 @@ class SparseReconstruction:
         self.penalty, self.parts, self._weigh, self._step = penalty, tuple(parts), weigh_by_decoder, step
         self.idle: Int[Tensor, "member feature"] | None = None
         self.density = 1.0
+        self._measured = Measured()
 
     def __call__(self, dictionary: AffineDictionary, batch: Batch, step: int) -> Loss:
-        way = ActivePreActivations if self._through_active(dictionary, batch) else DensePreActivations
-        pre = way(dictionary, batch.inputs)
+        if self._through_active(dictionary, batch):
+            pre = active_way(dictionary, batch.inputs, self._measured.capacity)
+        else:
+            pre = DensePreActivations(dictionary, batch.inputs)
         encoded = dictionary.training_pass(pre)
+        self._measured.watch(encoded.features.layout)
         terms, residual = RECONSTRUCTIONS.get(dictionary.architecture, plain)(dictionary, encoded, batch)
         if self.penalty is not None:
             seen = encoded
@@ -152,29 +157,43 @@ class SparseReconstruction:
             self.penalty.observe(loss.encoded, step)
         dictionary.observe(loss.encoded.features, step)
         self.idle = loss.forward.idle if self.parts else None
-        if step % MEASURE_EVERY == 0 and self._step == "auto" and loss.forward.inputs.device.type == "cpu":
-            self.density = float(loss.encoded.features.l0().max()) / dictionary.features
+        if step % MEASURE_EVERY == 0 and self._step != "dense":
+            self._measure(loss)
 
     def after_step(self, loss: Loss, optimizer: UnitNormAdam, step: int) -> None:
         for part in self.parts:
             part.after_step(loss.forward, optimizer, step)
 
     def numbers(self) -> Numbers:
+        self._measured.check()
         return {} if self.penalty is None else self.penalty.numbers()
 
     def state_dict(self) -> dict[str, Any]:
         penalty = {} if self.penalty is None else self.penalty.state_dict()
-        return {"penalty": penalty, "idle": self.idle, "density": self.density}
+        measured = self._measured.state_dict()
+        return {"penalty": penalty, "idle": self.idle, "density": self.density, "measured": measured}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         if self.penalty is not None:
             self.penalty.load_state_dict(state["penalty"])
         self.idle, self.density = state["idle"], state["density"]
+        self._measured.load_state_dict(state["measured"])
 
     def _through_active(self, dictionary: AffineDictionary, batch: Batch) -> bool:
-        if self._step == "auto":
-            return batch.inputs.device.type == "cpu" and self.density < ACTIVE_BELOW
-        return self._step == "active"
+        if self._step != "auto":
+            return self._step == "active"
+        device = batch.inputs.device
+        if on_gpu(device) and dictionary.architecture == "topk":
+            return available(device)  # no row has more than k, whatever was measured
+        return available(device) and self.density < ACTIVE_BELOW
+
+    def _measure(self, loss: Loss) -> None:
+        if on_gpu(loss.forward.inputs.device):
+            self._measured.measure(loss.encoded.features, loss.forward.pre)
+            self.density = 1.0 if self._measured.density is None else self._measured.density
+        elif self._step == "auto":
+            features = loss.encoded.features
+            self.density = float(features.l0().max()) / features.layout.features
 
     @torch.no_grad()
     def _idle_after(self, encoded: Encoded) -> Int[Tensor, "member feature"]:

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from saes.sparse_step import kernels
+from saes.sparse_step import available, kernels, on_gpu
 
 
 class UnitNormAdam(torch.optim.Adam):
@@ -29,7 +29,7 @@ class UnitNormAdam(torch.optim.Adam):
     def step(self, closure: None = None) -> None:  # type: ignore[override]  # a closure would move rows off the sphere
         (group,) = self.param_groups
         params = [p for p in group["params"] if p.grad is not None]
-        if all(p.device.type == "cpu" and p.dtype in (torch.float32, torch.float64) for p in params):
+        if all(available(p.device) and p.dtype in (torch.float32, torch.float64) for p in params):
             self._compiled_step(params, group)
             return
         for rows in params:
@@ -49,7 +49,7 @@ class UnitNormAdam(torch.optim.Adam):
 
     def _compiled_step(self, params: list[Tensor], group: dict[str, Any]) -> None:
         """The same in one pass over the weights, and one more over the gradients if they are to be clipped."""
-        k = kernels()
+        k, gpu = kernels(params[0].device), on_gpu(params[0].device)
         gradients = [p.grad.contiguous() for p in params if p.grad is not None]
         scale: float | Tensor = 1.0
         if self._clip is not None:
@@ -61,7 +61,8 @@ class UnitNormAdam(torch.optim.Adam):
         for p, g in zip(params, gradients, strict=True):
             state = self.state[p]
             if not state:
-                state.update(step=torch.tensor(0.0), exp_avg=torch.zeros_like(p), exp_avg_sq=torch.zeros_like(p))
+                step = torch.zeros((), device=p.device if gpu else "cpu")  # a GPU counts on its own
+                state.update(step=step, exp_avg=torch.zeros_like(p), exp_avg_sq=torch.zeros_like(p))
             state["step"] += 1
             k.adam(
                 p,
@@ -72,7 +73,7 @@ class UnitNormAdam(torch.optim.Adam):
                 beta1=group["betas"][0],
                 beta2=group["betas"][1],
                 eps=group["eps"],
-                step=int(state["step"]),
+                step=state["step"] if gpu else int(state["step"]),
                 scale=scale,
                 unit_rows=id(p) in self._unit,
             )

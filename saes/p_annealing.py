@@ -13,6 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from saes.architectures.affine import Encoded
+from saes.entries import beside
 from saes.penalties import (
     Numbers,
     Schedule,
@@ -168,7 +169,7 @@ class PAnneal:
     def __call__(self, encoded: Encoded, step: int) -> Float[Tensor, " member"]:
         c = self.config
         sums = lp_sum(encoded.penalised, self.p_of_members, c.bound, c.function)
-        return sums * self.coefficient.to(sums) * rise(step, c)
+        return sums * beside(self.coefficient, sums) * rise(step, c)
 
     @torch.no_grad()
     def observe(self, encoded: Encoded, step: int) -> None:
@@ -182,7 +183,7 @@ class PAnneal:
                 here, there = torch.stack(self._queue).mean(0)
                 # where no feature fired at all there is nothing to keep level
                 ratio = torch.where((here > 0) & (there > 0), here / there, 1.0)
-                self.coefficient = self.coefficient.to(ratio) * ratio
+                self.coefficient = beside(self.coefficient, ratio) * ratio
             self.changes_done += 1
             if self._times.clears_queue:
                 self._queue = []

@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from saes.architectures.affine import Encoded
-from saes.entries import Entries
+from saes.entries import Entries, beside
 from saes.sparse_step import compacted
 
 Schedule = Literal["exact", "dictionary_learning"]
@@ -68,7 +68,7 @@ def lp_sum(
     if function == "Lp^p":
         return powers.member_sums() / entries.layout.batch
     rows = powers.row_sums()
-    exponents = rows.new_tensor([1 / each for each in p])[:, None]
+    exponents = beside([1 / each for each in p], rows)[:, None]
     on = rows > 0  # the root has no slope at 0
     return torch.where(on, torch.where(on, rows, 1.0) ** exponents, 0.0).mean(1)
 
@@ -77,7 +77,7 @@ def _power(entries: Entries, p: Sequence[float], bound: float) -> Tensor:
     f = entries.values
     if len(set(p)) == 1:
         return f if p[0] == 1 else _BoundedPower.apply(f, p[0], bound)  # type: ignore[return-value]
-    return _BoundedPower.apply(f, entries.per_member(f.new_tensor(list(p))), bound)  # type: ignore[return-value]
+    return _BoundedPower.apply(f, entries.per_member(beside(p, f)), bound)  # type: ignore[return-value]
 
 
 class _BoundedPower(torch.autograd.Function):
@@ -126,7 +126,7 @@ class Lp:
 
     def __call__(self, encoded: Encoded, step: int) -> Float[Tensor, " member"]:
         powers = lp_sum(encoded.penalised, [c.p for c in self.configs], self.config.bound)
-        return powers * powers.new_tensor([c.coefficient for c in self.configs]) * rise(step, self.config)
+        return powers * beside([c.coefficient for c in self.configs], powers) * rise(step, self.config)
 
     def observe(self, encoded: Encoded, step: int) -> None:
         """Nothing moves."""
@@ -171,8 +171,8 @@ class L0:
             raise ValueError("an L0 penalty needs an architecture with thresholds that learn: use jumprelu")
         l0 = encoded.firing.member_sums() / encoded.firing.layout.batch
         if self.config.target is not None:
-            l0 = (l0 / l0.new_tensor([c.target for c in self.configs]) - 1).square()
-        return l0 * l0.new_tensor([c.coefficient for c in self.configs]) * rise(step, self.config)
+            l0 = (l0 / beside([c.target for c in self.configs if c.target is not None], l0) - 1).square()
+        return l0 * beside([c.coefficient for c in self.configs], l0) * rise(step, self.config)
 
     def observe(self, encoded: Encoded, step: int) -> None:
         """Nothing moves."""

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from saes.entries import Dense, Entries
@@ -49,8 +49,10 @@ class DensePreActivations:
             dictionary.encoder_bias()[:, None], x.expand(len(dictionary.W_enc), -1, -1), dictionary.W_enc.mT
         )
         self._layout = Dense(*self.values.shape)
+        self._cut: float | Tensor | None = None
 
     def above(self, cut: float | Tensor) -> Entries:
+        self._cut = cut
         return Entries(self.values, self._layout)
 
     def top(self, k: Sequence[int]) -> Entries:
@@ -63,6 +65,11 @@ class DensePreActivations:
 
     def top_among(self, k: int, allowed: Bool[Tensor, "member feature"]) -> Entries:
         return self._largest(self.values.relu() * allowed[:, None], [min(k, allowed.shape[1])] * len(allowed))
+
+    def row_counts(self, features: Entries) -> Int[Tensor, "member batch"]:
+        """How many entries of each row a step through the active features would have kept."""
+        cut = self._cut[:, None] if isinstance(self._cut, Tensor) else self._cut
+        return (features.values != 0 if cut is None else self.values > cut).sum(-1)
 
     def _largest(self, values: Float[Tensor, "member rows n"], k: Sequence[int]) -> Entries:
         most = max(k)

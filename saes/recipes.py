@@ -109,13 +109,14 @@ def trainer_for(
     width: int,
     features: int,
     writes: Sequence[Site] | None = None,
-    dead_after: int = AuxK.dead_after,
+    auxk: AuxK | None = None,
     **options: Any,
 ) -> Trainer[AffineDictionary]:
     """One trainer for a stack; the warm-up of the penalty, annealing and control of L0 follow from the steps.
 
-    Features that are off for lack of rank, or below a threshold, have no slope: in those recipes AuxK brings features
-    back that have been silent for `dead_after` rows. `options` go to the architecture's config.
+    Features that are off for lack of rank, or below a threshold, have no slope: those recipes take an AuxK (the
+    paper's by default; small problems do better with a larger alpha and a shorter wait). `options` go to the
+    architecture's config.
     """
     check_members(name, members)
     recipe = find_recipe(name)
@@ -126,7 +127,7 @@ def trainer_for(
         shape = kind.config_type(width, features, **{**recipe.options, **own, **options})
         dictionaries.append(kind(shape, sites, writes, member.seed))
     penalty = _penalty(recipe, members, config.steps)
-    parts = [] if recipe.sparse_by == "penalty" else [AuxK(dead_after=dead_after)]
+    parts = [] if recipe.sparse_by == "penalty" else [auxk or AuxK()]
     objective = SparseReconstruction(penalty, parts, weigh_by_decoder=recipe.weigh_by_decoder)
     return Trainer(dictionaries, objective, config)
 

@@ -5,6 +5,9 @@ encoder); decoding, and the gradients of features and weights, cost 2 E D each, 
 stands in saes.kernels; here it is given to autograd, so that an objective is written once for both ways.
 """
 
+import importlib
+import importlib.util
+import math
 from collections.abc import Sequence
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -13,18 +16,38 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from saes.entries import Active, Dense, Entries
+from saes.entries import PADDING, Active, Dense, Entries, Padded
 from saes.preactivations import PreActivations
 
 if TYPE_CHECKING:
     from saes.architectures.affine import AffineDictionary
+    from saes.kernels import gpu
 
 
-def kernels() -> ModuleType:
-    """The compiled kernels; imported on first use, because compiling starts with them."""
-    from saes.kernels import cpu
+BACK_ENDS = {"cpu": "cpu", "cuda": "gpu"}  # by type of device
 
-    return cpu
+
+def kernels(device: torch.device) -> ModuleType:
+    """The compiled kernels for a device; imported on first use, because compiling starts with them."""
+    return importlib.import_module(f"saes.kernels.{BACK_ENDS[device.type]}")
+
+
+def available(device: torch.device) -> bool:
+    """Whether there are kernels for the device: Triton comes with torch's CUDA builds, but not with all."""
+    back_end = BACK_ENDS.get(device.type)
+    return back_end == "cpu" or (back_end == "gpu" and importlib.util.find_spec("triton") is not None)
+
+
+def on_gpu(device: torch.device) -> bool:
+    """Whether the device takes the GPU's kernels, which know no number of entries and keep a fixed room for them."""
+    return BACK_ENDS.get(device.type) == "gpu"
+
+
+def active_way(dictionary: "AffineDictionary", x: Float[Tensor, "batch d"], capacity: int | None) -> PreActivations:
+    """Pre-activations for a step through the active features; `capacity`: on a GPU the room of a row, None for all."""
+    if on_gpu(x.device):
+        return PaddedPreActivations(dictionary, x, capacity)
+    return ActivePreActivations(dictionary, x)
 
 
 class ActivePreActivations:
@@ -42,24 +65,24 @@ class ActivePreActivations:
         self.values = values
 
     def above(self, cut: float | Tensor) -> Entries:
-        k = kernels()
+        k = kernels(self.values.device)
         return self._entries(
             k.compact(self.values, cut) if isinstance(cut, float) else k.compact_by_feature(self.values, cut)
         )
 
     def top(self, k: Sequence[int]) -> Entries:
-        return self._entries(kernels().compact_top_k(self.values, torch.tensor(k)))
+        return self._entries(kernels(self.values.device).compact_top_k(self.values, torch.tensor(k)))
 
     def batch_top(self, k: Sequence[int]) -> Entries:
-        return self._entries(kernels().compact_batch_top_k(self.values, torch.tensor(k)))
+        return self._entries(kernels(self.values.device).compact_batch_top_k(self.values, torch.tensor(k)))
 
     def top_among(self, k: int, allowed: Bool[Tensor, "member feature"]) -> Entries:
         k = min(k, allowed.shape[1])
         if len(allowed) > 1:
             among = self.values.masked_fill(~allowed[:, None], 0.0)
-            return self._entries(kernels().compact_top_k(among, torch.full((len(allowed),), k)))
+            return self._entries(kernels(self.values.device).compact_top_k(among, torch.full((len(allowed),), k)))
         index = allowed[0].nonzero()[:, 0]
-        starts, columns, values = kernels().compact_top_k(
+        starts, columns, values = kernels(self.values.device).compact_top_k(
             self.values[:, :, index].contiguous(), torch.tensor([min(k, len(index))])
         )
         return self._entries((starts, index.to(columns)[columns.long()], values))
@@ -72,12 +95,50 @@ class ActivePreActivations:
         return Entries(_Encode.apply(d.W_enc, d.b_enc, center, self._x, values, layout), layout)  # type: ignore[arg-type]
 
 
+class PaddedPreActivations:
+    """The same on a GPU; the kernels work in the parameters' own type, the encoder's product in that of autocast."""
+
+    def __init__(self, dictionary: "AffineDictionary", x: Float[Tensor, "batch d"], capacity: int | None) -> None:
+        self._dictionary, self._x = dictionary, x
+        with torch.no_grad():
+            self.values = torch.baddbmm(
+                dictionary.encoder_bias()[:, None], x.expand(len(dictionary.W_enc), -1, -1), dictionary.W_enc.mT
+            )
+        features = self.values.shape[-1]
+        self._capacity = features if capacity is None else min(capacity, features)
+
+    def above(self, cut: float | Tensor) -> Entries:
+        k = kernels(self.values.device)
+        if isinstance(cut, float):
+            room = self._capacity if cut > -math.inf else self.values.shape[-1]  # every feature is asked for
+            return self._entries(k.compact(self.values, cut, room, PADDING))
+        return self._entries(k.compact_by_feature(self.values, cut.contiguous(), self._capacity, PADDING))
+
+    def top(self, k: Sequence[int]) -> Entries:
+        return self._entries(kernels(self.values.device).compact_top_k(self.values, k))
+
+    def batch_top(self, k: Sequence[int]) -> Entries:
+        return self._entries(kernels(self.values.device).compact_batch_top_k(self.values, k, self._capacity))
+
+    def top_among(self, k: int, allowed: Bool[Tensor, "member feature"]) -> Entries:
+        among = self.values.masked_fill(~allowed[:, None], 0.0)
+        return self._entries(kernels(among.device).compact_top_k(among, [min(k, allowed.shape[1])] * len(allowed)))
+
+    def _entries(self, compacted: "gpu.Padded") -> Entries:
+        d = self._dictionary
+        layout = Padded(*self.values.shape, columns=compacted.columns, counts=compacted.counts)
+        center = d.b_dec if d.config.center else None
+        values = compacted.values.to(d.W_enc.dtype)
+        return Entries(_Encode.apply(d.W_enc, d.b_enc, center, self._x, values, layout), layout)  # type: ignore[arg-type]
+
+
 def compacted(features: Entries) -> Entries:
     """The positive entries of a dense layout in the active one, on a CPU; others as they are."""
-    if isinstance(features.layout, Active) or features.values.device.type != "cpu":
+    device = features.values.device
+    if not isinstance(features.layout, Dense) or device.type != "cpu" or on_gpu(device):
         return features
     n, b, f = features.values.shape
-    starts, columns, values = kernels().compact(features.values.detach().contiguous(), 0.0)
+    starts, columns, values = kernels(device).compact(features.values.detach().contiguous(), 0.0)
     layout = Active(n, b, f, starts, columns)
     return Entries(_Compact.apply(features.values, values, layout), layout)  # type: ignore[arg-type]
 
@@ -90,7 +151,7 @@ def squared_error(
     base: Float[Tensor, "member batch d"] | None = None,
 ) -> tuple[Float[Tensor, " member"], Float[Tensor, "member batch d"]]:
     """mean_b ||features W_dec + b_dec + base - target||^2 of each member, and what is squared, without a gradient."""
-    if isinstance(features.layout, Active):
+    if not isinstance(features.layout, Dense):
         return _SquaredError.apply(features.values, W_dec, b_dec, base, targets, features.layout)  # type: ignore[return-value]
     reconstruction = torch.baddbmm(b_dec[:, None], features.values, W_dec)
     residual = (reconstruction if base is None else reconstruction + base) - targets
@@ -123,7 +184,7 @@ class _Encode(torch.autograd.Function):
     """Hands out compacted pre-activations; backward gives W_enc, b_enc and b_dec their exact gradients."""
 
     @staticmethod
-    def forward(ctx: Any, W_enc: Tensor, b_enc: Tensor | None, center: Tensor | None, x: Tensor, values: Tensor, layout: Active) -> Tensor:  # fmt: skip
+    def forward(ctx: Any, W_enc: Tensor, b_enc: Tensor | None, center: Tensor | None, x: Tensor, values: Tensor, layout: Active | Padded) -> Tensor:  # fmt: skip
         ctx.save_for_backward(W_enc, x, *([] if center is None else [center]))
         ctx.layout, ctx.centered, ctx.with_bias = layout, center is not None, b_enc is not None
         return values.view_as(values)
@@ -131,8 +192,8 @@ class _Encode(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         (g,) = gradients
-        layout: Active = ctx.layout
-        k = kernels()
+        layout: Active | Padded = ctx.layout
+        k = kernels(g.device)
         W_enc, x, *center = ctx.saved_tensors
         transposed = layout.transposed
         at_bias = k.column_sums(g.contiguous(), transposed.feature_starts, transposed.order).view(W_enc.shape[:2])
@@ -149,11 +210,11 @@ class _SquaredError(torch.autograd.Function):
     """Decoding, error and feature gradients in one visit to the decoder rows."""
 
     @staticmethod
-    def forward(ctx: Any, values: Tensor, W_dec: Tensor, b_dec: Tensor, base: Tensor | None, targets: Tensor, layout: Active) -> tuple[Tensor, Tensor]:  # fmt: skip
-        k = kernels()
+    def forward(ctx: Any, values: Tensor, W_dec: Tensor, b_dec: Tensor, base: Tensor | None, targets: Tensor, layout: Active | Padded) -> tuple[Tensor, Tensor]:  # fmt: skip
+        k = kernels(values.device)
         rows = None if base is None else base.flatten(0, 1).contiguous()
         residual, slopes = k.decode_error(
-            values, layout.starts, layout.columns, W_dec.flatten(0, 1), b_dec, targets.contiguous(), rows
+            values.contiguous(), *layout.index, W_dec.flatten(0, 1), b_dec, targets.contiguous(), rows
         )
         residual = residual.view(layout.members, layout.batch, -1)
         ctx.save_for_backward(values, slopes, residual)
@@ -164,13 +225,13 @@ class _SquaredError(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         values, slopes, residual = ctx.saved_tensors
-        layout: Active = ctx.layout
+        layout: Active | Padded = ctx.layout
         weight = gradients[0] * (2 / layout.batch)
         per_entry = Entries(values, layout).per_member(weight)
         at_rows = residual.flatten(0, 1)
         at_W_dec = at_b_dec = at_base = None
         if ctx.needs_input_grad[1]:
-            at_W_dec = kernels().weight_gradient(values * per_entry, *layout.transposed, at_rows).view(ctx.shape)
+            at_W_dec = kernels(values.device).weight_gradient(values * per_entry, *layout.transposed, at_rows).view(ctx.shape)
         if ctx.needs_input_grad[2] or ctx.needs_input_grad[3]:
             at_base = residual * weight[:, None, None]
             at_b_dec = at_base.sum(1)
@@ -181,23 +242,23 @@ class _Decode(torch.autograd.Function):
     """Active features times decoder rows."""
 
     @staticmethod
-    def forward(ctx: Any, values: Tensor, W_dec: Tensor, layout: Active) -> Tensor:
+    def forward(ctx: Any, values: Tensor, W_dec: Tensor, layout: Active | Padded) -> Tensor:
         ctx.save_for_backward(values, W_dec)
         ctx.layout = layout
-        k = kernels()
+        k = kernels(values.device)
         nothing = W_dec.new_zeros(layout.members, W_dec.shape[-1])
-        decoded = k.decode(values, layout.starts, layout.columns, W_dec.flatten(0, 1), nothing)
+        decoded = k.decode(values.contiguous(), *layout.index, W_dec.flatten(0, 1), nothing)
         return decoded.view(layout.members, layout.batch, -1)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         values, W_dec = ctx.saved_tensors
-        layout: Active = ctx.layout
-        k = kernels()
+        layout: Active | Padded = ctx.layout
+        k = kernels(values.device)
         g = gradients[0].flatten(0, 1).contiguous()
-        at_values = k.slopes(g, layout.starts, layout.columns, W_dec.flatten(0, 1))
-        at_W_dec = k.weight_gradient(values, *layout.transposed, g).view_as(W_dec)
+        at_values = k.slopes(g, *layout.index, W_dec.flatten(0, 1))
+        at_W_dec = k.weight_gradient(values.contiguous(), *layout.transposed, g).view_as(W_dec)
         return at_values, at_W_dec, None
 
 
-__all__ = ["ActivePreActivations", "PreActivations", "decode_features", "squared_error"]
+__all__ = ["ActivePreActivations", "PaddedPreActivations", "PreActivations", "active_way", "decode_features", "squared_error"]

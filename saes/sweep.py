@@ -33,7 +33,7 @@ class StackConfig:
     """F"""
     members: tuple[Member, ...]
     train: TrainConfig
-    dead_after: int = AuxK.dead_after
+    auxk: AuxK | None = None
     """see trainer_for"""
     held_out_batches: int = 16
 
@@ -136,7 +136,7 @@ def train_and_score(
         sites,
         width=config.width,
         features=config.features,
-        dead_after=config.dead_after,
+        auxk=config.auxk,
     )
     stacks = {config.recipe: trainer}
     dictionaries = train_stacks(stacks, stream, recorder=recorder, checkpoint=checkpoint, progress=progress)

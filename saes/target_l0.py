@@ -13,6 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from saes.architectures.affine import Encoded
+from saes.entries import beside
 from saes.penalties import Numbers, Penalty, check_positive
 
 
@@ -53,7 +54,7 @@ class TargetL0:
 
     def __call__(self, encoded: Encoded, step: int) -> Float[Tensor, " member"]:
         penalty = self.penalty(encoded, step)
-        return penalty * self.log_factor.to(penalty).exp()
+        return penalty * beside(self.log_factor, penalty).exp()
 
     @torch.no_grad()
     def observe(self, encoded: Encoded, step: int) -> None:
@@ -62,9 +63,9 @@ class TargetL0:
         if not c.start <= step < c.freeze:
             return
         now = encoded.features.l0().double().clamp_min(0.5).log()
-        before = self.log_l0.to(now)
+        before = beside(self.log_l0, now)
         self.log_l0 = torch.where(before.isnan(), now, c.average * before + (1 - c.average) * now)
-        self.log_factor = self.log_factor.to(now) + c.gain * (self.log_l0 - now.new_tensor(c.targets).log())
+        self.log_factor = beside(self.log_factor, now) + c.gain * (self.log_l0 - beside(c.targets, now).log())
 
     def numbers(self) -> Numbers:
         inner = self.penalty.numbers()

@@ -94,8 +94,9 @@ class Trainer(Generic[A]):
             self.scale_out = d.scale_of(sample.targets, self.config.normalise)
         if self.config.first_bias != "zero":
             median = self.config.first_bias == "geometric_median"
-            centre = geometric_median(sample.targets) if median else sample.targets.mean(0)
-            d.b_dec.copy_((centre / self.scale_out).expand_as(d.b_dec))
+            targets = sample.targets / self.scale_out
+            centre = geometric_median(targets) if median else targets.mean(0)
+            d.b_dec.copy_(centre.expand_as(d.b_dec))
 
     def step(self, batch: Batch) -> Loss:
         """One optimiser step on activations in their own units."""
@@ -132,6 +133,7 @@ class Trainer(Generic[A]):
 
     def finish(self) -> list[A]:
         """The trained dictionaries in the units of the activations, frozen; the trainer stays as it is."""
+        self.objective.numbers()  # a step that turned out not to be exact is refused here at the latest
         singles = unstack(self.stack)
         for dictionary in singles:
             dictionary.fold_scale(self.scale_in, self.scale_out)
@@ -159,5 +161,3 @@ class Trainer(Generic[A]):
         self.objective.load_state_dict(state["objective"])
         self.scale_in, self.scale_out = state["scales"]
         self.steps_done = state["steps_done"]
-
-

@@ -87,4 +87,6 @@ def smallest_positive(features: Entries) -> Float[Tensor, "member batch"]:
     positive = features.values.masked_fill(features.values <= 0, torch.inf)
     if positive.dim() == 3:
         return positive.amin(-1)
+    if positive.dim() == 2:
+        return positive.amin(-1).view(layout.members, layout.batch)
     return rows.scatter_reduce(0, layout.rows, positive, "amin").view(layout.members, layout.batch)  # type: ignore[union-attr]

@@ -29,14 +29,15 @@ class Planted:
 
     @property
     def directions(self) -> Float[Tensor, "atom d"]:
-        rows = torch.randn(self.atoms, self.width, generator=torch.Generator().manual_seed(self.seed))
+        # a generator far from those of dictionaries, which would otherwise start from these very atoms
+        rows = torch.randn(self.atoms, self.width, generator=torch.Generator().manual_seed(self.seed + 10**9))
         return rows / rows.norm(dim=1, keepdim=True)
 
     def rows(self, n: int, seed: int = 0) -> Float[Tensor, "n d"]:
         """Rows in float32; another seed draws other rows of the same dictionary."""
-        random = torch.Generator().manual_seed(1000 * self.seed + seed + 1)
+        random = torch.Generator().manual_seed(10**9 * (self.seed + 3) + seed)
         on = torch.rand(n, self.atoms, generator=random) < self.rates
         size = self.smallest - self.mean_excess * torch.rand(n, self.atoms, generator=random).clamp_min(1e-9).log()
-        mean = self.offset * torch.randn(self.width, generator=torch.Generator().manual_seed(self.seed + 500))
+        mean = self.offset * torch.randn(self.width, generator=torch.Generator().manual_seed(self.seed + 2 * 10**9))
         noise = self.noise * torch.randn(n, self.width, generator=random)
         return (on * size) @ self.directions + mean + noise

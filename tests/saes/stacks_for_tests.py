@@ -123,7 +123,6 @@ CASES = {
     "transcoder": Case("relu transcoder", lambda members: p_anneal(members, "Lp")),
     "skip transcoder": Case("topk skip", None, (AuxK(0.1, 3 * ROWS, k=2, normalise=True),), ks=KS),
     "gated skip transcoder": Case("gated skip", p_anneal),
-    "matryoshka skip transcoder": Case("matryoshka skip", None, ks=KS),
 }
 
 

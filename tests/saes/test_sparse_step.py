@@ -26,7 +26,7 @@ def test_the_weights_are_equal_after_100_steps(name):
             assert [is_active(loss) for loss in losses] == [False, True]
             assert losses[0].terms.keys() == losses[1].terms.keys()
             seen |= losses[0].terms.keys()
-            torch.testing.assert_close(losses[1].total, losses[0].total, rtol=1e-10, atol=0)
+            assert distance(losses[1].total, losses[0].total) < 1e-10
     assert distance(start, dense.stack.W_enc) > 0.1, "nothing was learnt"
     assert "auxk" in seen or not any(part.name == "auxk" for part in case.parts), "no feature died: nothing shown"
     assert worst(active.stack.state_dict(), dense.stack.state_dict())[0] < 1e-10
@@ -72,12 +72,13 @@ SPARSE = Case("relu", lambda members: Lp(LpConfig(1.0, warmup=10)))  # strong en
 def test_a_run_that_becomes_sparse_switches_and_ends_where_the_dense_one_does():
     auto, dense = SPARSE.trainer(step="auto"), SPARSE.trainer(step="dense")
     ways, densities = [], []
-    for number in range(100):
-        batch = SPARSE.batch(number)
-        loss = auto.step(batch)
-        ways.append(is_active(loss))
-        densities.append(float(loss.encoded.features.l0()) / FEATURES)
-        dense.step(batch)
+    with unchecked():
+        for number in range(100):
+            batch = SPARSE.batch(number)
+            loss = auto.step(batch)
+            ways.append(is_active(loss))
+            densities.append(float(loss.encoded.features.l0()) / FEATURES)
+            dense.step(batch)
     switch = ways.index(True)
     assert 1 < switch < 80 and not any(ways[:switch])
     # the share is measured every tenth step, for the steps that follow
@@ -88,7 +89,8 @@ def test_a_run_that_becomes_sparse_switches_and_ends_where_the_dense_one_does():
 
 def test_a_resumed_run_goes_on_in_the_way_it_was_going():
     trainer = SPARSE.trainer(step="auto")
-    ways = [is_active(trainer.step(SPARSE.batch(number))) for number in range(95)]
+    with unchecked():
+        ways = [is_active(trainer.step(SPARSE.batch(number))) for number in range(95)]
     assert ways[-1]
     resumed = SPARSE.trainer(step="auto")
     resumed.load_state_dict(copy.deepcopy(trainer.state_dict()))

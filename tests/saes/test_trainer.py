@@ -207,7 +207,7 @@ def test_scales_and_the_centre_are_those_of_the_sample(normalise):
     torch.testing.assert_close(crosscoder.dictionary.b_dec * crosscoder.scale_in, both.mean(0), rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("units", [1e-4, 1.0, 1e4])
+@pytest.mark.parametrize("units", [1e-6, 1.0, 1e4])
 def test_the_decoder_bias_starts_where_it_is_told(units):
     x = units * (torch.randn(64, 12).exp() + 2)  # skewed, so that mean and median differ
     median = units * geometric_median(x.double() / units, iterations=1000, tolerance=1e-9).float()
@@ -506,28 +506,31 @@ def test_resampled_features_come_back_to_life(step):
     assert alive[0] > alive[1] and not (without.dictionary.encode(x / without.scale_in)[:, :5] > 0).any()
 
 
-def moved_by(part: str, trainer: Trainer, batches: list[Batch], name: str) -> dict[str, float]:
+ROUNDING = 1e-6  # of decoder rows that are brought back to norm 1
+
+
+def moved_by(part: str, trainer: Trainer, batches: list[Batch]) -> dict[str, float]:
     """How far the five silent features' parameters come in eight steps with that part alone."""
     trainer.objective.parts = PARTS[part]
     before = {key: p.detach().clone() for key, p in trainer.stack.named_parameters()}
     for batch in batches[:8]:
         trainer.step(batch)
-    after = dict(trainer.stack.named_parameters())
+    after = {key: p.detach() for key, p in trainer.stack.named_parameters()}
     assert (trainer.objective.idle is None) == (part == "")
     return {key: float((after[key] - p)[0, :5].abs().max()) for key, p in before.items() if p.shape[1] == 20}
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_a_penalty_on_dead_pre_activations_lifts_them(name):
-    alone = moved_by("", *short(name), name)
-    assert not any(alone.values()), "nothing else gives dead features a gradient"
+    alone = moved_by("", *short(name))
+    assert max(alone.values()) < ROUNDING, "nothing else gives dead features a gradient"
     trainer, batches = short(name)
     bias = trainer.stack.b_gate if name == "gated" else trainer.stack.b_enc
     start = bias[0, :5].detach().clone()
-    lifted = moved_by("dead_pre_activation", trainer, batches, name)
+    lifted = moved_by("dead_pre_activation", trainer, batches)
     assert lifted["W_enc"] > 1e-3
     assert (bias[0, :5] > start + 1e-3).all(), "what decides on firing is what rises"
-    assert lifted["W_dec"] < 1e-6
+    assert lifted["W_dec"] < ROUNDING
 
 
 @pytest.mark.parametrize("name", ["gated", "topk", "batch_topk", "jumprelu", "matryoshka"])
@@ -545,8 +548,8 @@ def test_auxk_lets_dead_features_explain_what_is_left(name, step):
                 trainer.stack.W_enc[:, :5] *= 1e-3  # too weak to win
         return trainer, batches
 
-    assert not any(moved_by("", *silent(), name).values())
-    moved = moved_by("auxk", *silent(), name)
+    assert max(moved_by("", *silent()).values()) < ROUNDING
+    moved = moved_by("auxk", *silent())
     assert moved["W_enc"] > 1e-3 and moved["W_dec"] > 1e-3
 
 
@@ -650,8 +653,8 @@ def test_p_annealing_recovers_a_planted_dictionary():
         x = draw(rows)
         return Batch(x, x)
 
-    site, steps = Site("x", "x"), 500
-    penalty = PAnneal(PAnnealConfig(coefficient=0.3, start=125, end=375, warmup=50))
+    site, steps = Site("x", "x"), 400
+    penalty = PAnneal(PAnnealConfig(coefficient=0.3, start=100, end=300, warmup=40))
     config = TrainConfig(steps=steps, learning_rate=1e-2, warmup=1 / 30, decay=0.25)
     trainer = Trainer(ReLUDictionary(ReLUConfig(width=16, features=48), [site]), SparseReconstruction(penalty), config)
     trainer.initialise(batch(4096))
