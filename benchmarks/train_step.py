@@ -89,7 +89,7 @@ def floor(start: Problem) -> Callable[[Tensor], object]:
 
     def products(x: Tensor) -> None:
         x = x.to(dtype)
-        x @ W.T, f @ W, x @ W.T, f.T @ x, f.T @ x  # noqa: B018
+        x @ W.T, f @ W, x @ W.T, f.T @ x, f.T @ x
 
     return products
 

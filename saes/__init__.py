@@ -14,10 +14,10 @@ from saes.trainer import TrainConfig, Trainer
 from saes.training import train
 
 __all__ = [
+    "L0",
     "ActivationBuffer",
     "Dictionary",
     "IdentityDictionary",
-    "L0",
     "L0Config",
     "Lp",
     "LpConfig",

@@ -98,7 +98,9 @@ class DeadPreActivation:
         any_member = dead.any(0).nonzero()[:, 0]  # dead features are few: their columns alone are encoded again
         bias = d.encoder_bias() + getattr(d, "b_gate", 0.0)  # of a Gated dictionary: it decides on firing
         pre = (d.W_enc[:, any_member] @ forward.inputs.T + bias[:, any_member, None]).mT
-        threshold = d.threshold[:, any_member].detach() if isinstance(d, JumpReLUDictionary) else pre.new_zeros(len(pre), 1)
+        threshold = (
+            d.threshold[:, any_member].detach() if isinstance(d, JumpReLUDictionary) else pre.new_zeros(len(pre), 1)
+        )
         short = (threshold[:, None] - pre).relu() * (d.decoder_norms().detach() * dead)[:, any_member][:, None]
         return self.coefficient * short.sum((1, 2)) / len(forward.inputs)
 
@@ -108,7 +110,7 @@ class DeadPreActivation:
 
 @dataclass(frozen=True)
 class Resample:
-    """Every `every` steps dead features are pointed at inputs drawn with probability proportional to their squared loss.
+    """Every `every` steps dead features are pointed at inputs drawn in proportion to their squared loss.
 
     The decoder row becomes the (centred, normalised) input, the encoder row the same times `encoder_scale` of the mean
     norm of the living encoder rows, biases and thresholds zero, and the optimiser forgets them.

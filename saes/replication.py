@@ -148,9 +148,7 @@ def _matryoshka(s: DictionaryLearning, site: Site) -> Recipe:
 
 def _jumprelu(s: DictionaryLearning, site: Site) -> Recipe:
     a = s.arguments
-    config = JumpReLUConfig(
-        **s.shape(center=False), bandwidth=a["bandwidth"], first_threshold=0.001, step_on="feature"
-    )
+    config = JumpReLUConfig(**s.shape(center=False), bandwidth=a["bandwidth"], first_threshold=0.001, step_on="feature")
     penalty = L0(L0Config(a["sparsity_penalty"], a["target_l0"], a["sparsity_warmup_steps"] or 0, DL))
     return JumpReLUDictionary(config, [site]), penalty, [], {"clip": 1.0, "betas": (0.0, 0.999)}
 

@@ -57,7 +57,7 @@ class ActivePreActivations:
         self._dictionary, self._x = dictionary, x
         with torch.no_grad():
             W_enc = dictionary.W_enc
-            n, f, d = W_enc.shape
+            n, f, _ = W_enc.shape
             bias = dictionary.encoder_bias().to(x)
             values = x.new_empty(n, len(x), f)
             for member in range(n):  # one product each: its rows then lie together for the kernels
@@ -109,10 +109,10 @@ class PaddedPreActivations:
 
     def above(self, cut: float | Tensor) -> Entries:
         k = kernels(self.values.device)
-        if isinstance(cut, float):
-            room = self._capacity if cut > -math.inf else self.values.shape[-1]  # every feature is asked for
-            return self._entries(k.compact(self.values, cut, room, PADDING))
-        return self._entries(k.compact_by_feature(self.values, cut.contiguous(), self._capacity, PADDING))
+        if isinstance(cut, Tensor):
+            return self._entries(k.compact_by_feature(self.values, cut.contiguous(), self._capacity, PADDING))
+        room = self._capacity if cut > -math.inf else self.values.shape[-1]  # every feature is asked for
+        return self._entries(k.compact(self.values, cut, room, PADDING))
 
     def top(self, k: Sequence[int]) -> Entries:
         return self._entries(kernels(self.values.device).compact_top_k(self.values, k))
@@ -184,7 +184,15 @@ class _Encode(torch.autograd.Function):
     """Hands out compacted pre-activations; backward gives W_enc, b_enc and b_dec their exact gradients."""
 
     @staticmethod
-    def forward(ctx: Any, W_enc: Tensor, b_enc: Tensor | None, center: Tensor | None, x: Tensor, values: Tensor, layout: Active | Padded) -> Tensor:  # fmt: skip
+    def forward(
+        ctx: Any,
+        W_enc: Tensor,
+        b_enc: Tensor | None,
+        center: Tensor | None,
+        x: Tensor,
+        values: Tensor,
+        layout: Active | Padded,
+    ) -> Tensor:
         ctx.save_for_backward(W_enc, x, *([] if center is None else [center]))
         ctx.layout, ctx.centered, ctx.with_bias = layout, center is not None, b_enc is not None
         return values.view_as(values)
@@ -210,7 +218,15 @@ class _SquaredError(torch.autograd.Function):
     """Decoding, error and feature gradients in one visit to the decoder rows."""
 
     @staticmethod
-    def forward(ctx: Any, values: Tensor, W_dec: Tensor, b_dec: Tensor, base: Tensor | None, targets: Tensor, layout: Active | Padded) -> tuple[Tensor, Tensor]:  # fmt: skip
+    def forward(
+        ctx: Any,
+        values: Tensor,
+        W_dec: Tensor,
+        b_dec: Tensor,
+        base: Tensor | None,
+        targets: Tensor,
+        layout: Active | Padded,
+    ) -> tuple[Tensor, Tensor]:
         k = kernels(values.device)
         rows = None if base is None else base.flatten(0, 1).contiguous()
         residual, slopes = k.decode_error(
@@ -231,7 +247,9 @@ class _SquaredError(torch.autograd.Function):
         at_rows = residual.flatten(0, 1)
         at_W_dec = at_b_dec = at_base = None
         if ctx.needs_input_grad[1]:
-            at_W_dec = kernels(values.device).weight_gradient(values * per_entry, *layout.transposed, at_rows).view(ctx.shape)
+            at_W_dec = (
+                kernels(values.device).weight_gradient(values * per_entry, *layout.transposed, at_rows).view(ctx.shape)
+            )
         if ctx.needs_input_grad[2] or ctx.needs_input_grad[3]:
             at_base = residual * weight[:, None, None]
             at_b_dec = at_base.sum(1)
@@ -261,4 +279,11 @@ class _Decode(torch.autograd.Function):
         return at_values, at_W_dec, None
 
 
-__all__ = ["ActivePreActivations", "PaddedPreActivations", "PreActivations", "active_way", "decode_features", "squared_error"]
+__all__ = [
+    "ActivePreActivations",
+    "PaddedPreActivations",
+    "PreActivations",
+    "active_way",
+    "decode_features",
+    "squared_error",
+]

@@ -35,7 +35,9 @@ class TargetL0Config:
             check_positive(target=target)
         check_positive(gain=self.gain)
         if not 0 <= self.start < self.freeze:
-            raise ValueError(f"the controller starts at step {self.start} and freezes at {self.freeze}: nothing between")
+            raise ValueError(
+                f"the controller starts at step {self.start} and freezes at {self.freeze}: nothing between"
+            )
         if not 0 <= self.average < 1:
             raise ValueError(f"average is {self.average}: choose 0 or more, below 1")
 

@@ -98,9 +98,7 @@ def train_stacks(
                     for member, values in enumerate(measured):
                         which = {"member": member} if len(measured) > 1 else {}
                         recorder.record(step, {"site": name, **which, **values})
-                    bar.set_postfix(
-                        l0=f"{measured[0]['l0']:.1f}", explained=f"{measured[0]['variance_explained']:.3f}"
-                    )
+                    bar.set_postfix(l0=f"{measured[0]['l0']:.1f}", explained=f"{measured[0]['variance_explained']:.3f}")
             bar.update()
             if checkpoint is not None and ((step + 1) % save_every == 0 or step + 1 == total):
                 write_state(checkpoint, {name: trainer.state_dict() for name, trainer in trainers.items()})

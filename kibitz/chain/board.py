@@ -17,7 +17,7 @@ from boardgames.report import (
     floor_and_ceiling,
     probe_score,
 )
-from saes.architectures import ReLUDictionary
+from saes.architectures import AffineDictionary
 from saes.dictionary import IdentityDictionary
 from saes.families import find_site, site_width
 
@@ -43,7 +43,7 @@ class Boards:
             "probe": {"coverage": self.probe.coverage, "reconstruction": self.probe.reconstruction},
         }
 
-    def report(self, dictionary: ReLUDictionary, neurons_site: str, l0: float) -> dict[str, object]:
+    def report(self, dictionary: AffineDictionary, neurons_site: str, l0: float) -> dict[str, object]:
         def row(name: str, coverage: float, reconstruction: float, features: int | None, l0: float | None) -> dict:
             return {
                 "name": name,
@@ -80,7 +80,7 @@ class Boards:
 
 
 def score_boards(
-    model: PreTrainedModel, dictionary: ReLUDictionary, selection: Positions, scoring: Positions
+    model: PreTrainedModel, dictionary: AffineDictionary, selection: Positions, scoring: Positions
 ) -> Boards:
     """Feature and threshold are chosen on `selection` and scored on `scoring`; neurons are those of the same block."""
     site = dictionary.site
@@ -102,7 +102,7 @@ def neurons_beside(model: PreTrainedModel, site: str) -> IdentityDictionary:
 @torch.no_grad()
 def best_features(
     model: PreTrainedModel,
-    dictionary: ReLUDictionary,
+    dictionary: AffineDictionary,
     boards: Boards,
     scoring: Positions,
     count: int = 8,

@@ -19,7 +19,7 @@ class Games:
 
     source: str
     training: UInt8[np.ndarray, "games 60"]
-    held_out: UInt8[np.ndarray, "games 60"]
+    held_out: UInt8[np.ndarray, "held_out 60"]
     selection: Positions
     scoring: Positions
     count: int

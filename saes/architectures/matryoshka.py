@@ -42,4 +42,3 @@ class MatryoshkaDictionary(BatchTopKDictionary):
 
     architecture = "matryoshka"
     config_type = MatryoshkaConfig
-    config: MatryoshkaConfig

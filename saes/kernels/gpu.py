@@ -55,7 +55,7 @@ def compact_by_feature(
 
 def compact_top_k(pre: Float[Tensor, "N B F"], k: Sequence[int]) -> Padded:
     """Of each row the k[n] largest positive values, in descending order; the capacity is the largest k."""
-    members, batch, features = pre.shape
+    members, _, features = pre.shape
     values, index = pre.topk(min(max(k), features), dim=-1)
     kept = values > 0
     places = torch.arange(values.shape[-1], device=pre.device)
@@ -135,9 +135,7 @@ def slopes(
     """gradient_r · W_dec[column] of each entry (0 in the padding)."""
     width, capacity = W_dec.shape[1], columns.shape[1]
     found = gradient.new_zeros(columns.shape)
-    _slopes[(len(gradient),)](
-        gradient, columns, counts, W_dec, found, width, capacity, **_tiles(width)
-    )
+    _slopes[(len(gradient),)](gradient, columns, counts, W_dec, found, width, capacity, **_tiles(width))
     return found
 
 

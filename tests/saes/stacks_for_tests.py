@@ -113,7 +113,7 @@ CASES = {
     "relu, April update": Case(
         "relu", l1, (DeadPreActivation(1e-3, 3 * ROWS),), weigh_by_decoder=True, options=(("unit_norm", False),)
     ),
-    "gated": Case("gated", l1, (AUXK,)),
+    "gated": Case("gated", lambda members: Lp([LpConfig([0.5, 0.8, 0.6][n], warmup=10) for n in members]), (AUXK,)),
     "topk": Case("topk", None, (AUXK,), ks=KS),
     "batch_topk": Case("batch_topk", l1, (AUXK,), ks=KS),
     "matryoshka": Case("matryoshka", None, (AUXK,), ks=KS),

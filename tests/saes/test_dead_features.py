@@ -63,10 +63,10 @@ def firing(trainer: Trainer) -> torch.Tensor:
 
 @pytest.mark.parametrize("name", COMPETING)
 def test_auxk_revives_features_that_stay_dead_without_it(name):
-    without = train(trainer_with_dead(name), 100)
+    without = train(trainer_with_dead(name), 200)
     assert not firing(without)[DEAD].any()
-    with_it = train(trainer_with_dead(name, AuxK(alpha=1.0, dead_after=5 * ROWS)), 100)
-    assert firing(with_it)[DEAD].float().mean() > 0.6
+    with_it = train(trainer_with_dead(name, AuxK(alpha=0.25, dead_after=5 * ROWS)), 200)
+    assert firing(with_it)[DEAD].sum() >= 2
 
 
 def test_the_pre_activation_penalty_revives_relu_features():
@@ -193,7 +193,8 @@ def test_nothing_else_changes(name):
     names = [key for key, _ in trainer.stack.named_parameters()]
     for index, key in enumerate(names):
         old, new = before["dictionary"][key][0], after["dictionary"][key][0]
-        moments = [(before["optimizer"]["state"][index][m][0], after["optimizer"]["state"][index][m][0]) for m in ("exp_avg", "exp_avg_sq")]  # fmt: skip
+        slots = (before["optimizer"]["state"][index], after["optimizer"]["state"][index])
+        moments = [tuple(slot[m][0] for slot in slots) for m in ("exp_avg", "exp_avg_sq")]
         if key == "b_dec":
             assert torch.equal(old, new)
             assert all(torch.equal(a, b) for a, b in moments)

@@ -51,7 +51,9 @@ def ours(d: AffineDictionary, objective: SparseReconstruction, batch: Batch) -> 
     whole = stack([d]).requires_grad_(True)
     loss = objective(whole, batch, STEP)
     loss.total.sum().backward()
-    return float(loss.total.detach()), {k: torch.zeros_like(p) if p.grad is None else p.grad[0] for k, p in whole.named_parameters()}
+    return float(loss.total.detach()), {
+        k: torch.zeros_like(p) if p.grad is None else p.grad[0] for k, p in whole.named_parameters()
+    }
 
 
 def differentiated(d: AffineDictionary, batch: Batch, reference: Reference) -> tuple[float, Weights]:
