@@ -1,4 +1,4 @@
-"""The peers' own trainers, each as step(x) on given weights and tensors, for benchmarks/train_step.py.
+"""The peers' own trainers, each as step(x) on given weights and tensors, for the benchmarks beside this file.
 
 python benchmarks/peers.py --features 4096 --l0 64    (where the peers are installed: see scripts/check_formats.py)
 
@@ -21,11 +21,22 @@ import tyro
 from jaxtyping import Float
 from torch import Tensor
 
-LEARNING_RATE = 1e-6  # Adam moves a weight by about this much a step, whatever the gradient
-PENALTY = 0.03  # of the order of the board-game configurations; it changes no cost
 BATCHES = 4  # different rows each step, as in a run
-RUN = 100_000  # steps of the run that the timed ones are taken from, for the schedules
-ANNEALING = 1_000  # RUN of p-annealing: the timed steps lie between its first two updates of p
+
+
+@dataclass(frozen=True)
+class Run:
+    """What all contenders share. The defaults are a moment of a long run in which nothing moves but time passes."""
+
+    steps: int = 100_000
+    learning_rate: float = 1e-6
+    """Adam moves a weight by about this much a step, whatever the gradient"""
+    penalty: float = 0.03
+    """of the order of the board-game configurations; it changes no cost"""
+    warmup: int = 0
+    """steps over which the learning rate and the penalty rise"""
+    annealing: tuple[int, int] = (0, 999)
+    """first and last step of p-annealing; by default the timed steps lie between its first two updates of p"""
 
 
 @dataclass(frozen=True)
@@ -51,14 +62,16 @@ class Problem:
     b_enc: Float[Tensor, "features"]
     W_dec: Float[Tensor, "features width"]  # unit rows
     b_dec: Float[Tensor, "width"]
+    run: Run = Run()
 
 
 @dataclass(frozen=True)
 class Step:
-    """One training step of a peer when called; `encode` is its own encoder, with the weights as they are then."""
+    """One training step of a peer when called; encoder and decoder are its own, with the weights as they are then."""
 
     train: Callable[[Tensor], object]
     encode: Callable[[Tensor], Tensor]
+    decode: Callable[[Tensor], Tensor]
 
     def __call__(self, x: Float[Tensor, "batch width"]) -> object:
         return self.train(x)
@@ -112,31 +125,39 @@ def dictionary_learning_p_anneal(start: Problem) -> Step:
     """PAnnealTrainer with Lp^p at p 0.9, while it compares with the next p, as it does from its first update on."""
     from dictionary_learning.trainers.p_anneal import PAnnealTrainer
 
+    run = start.run
+    began, ended = run.annealing
     trainer = PAnnealTrainer(
-        **_dictionary_learning(start.case),
-        steps=ANNEALING,
-        sparsity_warmup_steps=None,
+        **_dictionary_learning(start),
+        steps=run.steps,
+        sparsity_warmup_steps=run.warmup or None,
         sparsity_function="Lp^p",
-        initial_sparsity_penalty=PENALTY,
-        anneal_start=0,
-        p_start=0.9,
+        initial_sparsity_penalty=run.penalty,
+        anneal_start=began,
+        anneal_end=ended,
+        p_start=1.0 if began else 0.9,
         p_end=0.2,
         n_sparsity_updates=10,
     )
     with torch.no_grad():
         trainer.ae.bias.copy_(start.b_dec)
-    # step 0 sets p and the next p; with none of the timed steps in that state, it is asked for here
-    trainer.loss(start.x[0][:2], 0)
-    if trainer.next_p is None or not trainer.next_p < trainer.p < 1:
-        raise RuntimeError(f"p-annealing is not under way: p {trainer.p}, next {trainer.next_p}")
+    if began == 0:
+        # step 0 sets p and the next p; with none of the timed steps in that state, it is asked for here
+        trainer.loss(start.x[0][:2], 0)
+        if trainer.next_p is None or not trainer.next_p < trainer.p < 1:
+            raise RuntimeError(f"p-annealing is not under way: p {trainer.p}, next {trainer.next_p}")
     return _dictionary_learning_step(trainer, start)
 
 
 def dictionary_learning_standard(start: Problem) -> Step:
     from dictionary_learning.trainers.standard import StandardTrainer
 
+    run = start.run
     trainer = StandardTrainer(
-        **_dictionary_learning(start.case), steps=RUN, sparsity_warmup_steps=None, l1_penalty=PENALTY
+        **_dictionary_learning(start),
+        steps=run.steps,
+        sparsity_warmup_steps=run.warmup or None,
+        l1_penalty=run.penalty,
     )
     with torch.no_grad():
         trainer.ae.bias.copy_(start.b_dec)
@@ -147,8 +168,8 @@ def dictionary_learning_topk(start: Problem) -> Step:
     """TopKTrainer; the encoder bias is 0, so that no row has fewer than k positive features to choose from."""
     from dictionary_learning.trainers.top_k import TopKTrainer
 
-    settings = _dictionary_learning(start.case)
-    trainer = TopKTrainer(**settings, steps=RUN, k=round(start.case.l0), threshold_start_step=0)
+    settings = _dictionary_learning(start)
+    trainer = TopKTrainer(**settings, steps=start.run.steps, k=round(start.case.l0), threshold_start_step=0)
     with torch.no_grad():
         trainer.ae.b_dec.copy_(start.b_dec)
     return _dictionary_learning_step(trainer, start, bias=False)
@@ -157,7 +178,8 @@ def dictionary_learning_topk(start: Problem) -> Step:
 def saelens_standard(start: Problem) -> Step:
     from sae_lens import StandardTrainingSAE, StandardTrainingSAEConfig
 
-    config = StandardTrainingSAEConfig(**_saelens(start.case), l1_coefficient=PENALTY)
+    run = start.run
+    config = StandardTrainingSAEConfig(**_saelens(start.case), l1_coefficient=run.penalty, l1_warm_up_steps=run.warmup)
     return _saelens_step(StandardTrainingSAE(config), start)
 
 
@@ -169,14 +191,15 @@ def saelens_topk(start: Problem) -> Step:
     return _saelens_step(TopKTrainingSAE(config), start, bias=False)
 
 
-def _dictionary_learning(case: Case) -> dict[str, Any]:
+def _dictionary_learning(start: Problem) -> dict[str, Any]:
+    case = start.case
     return {
         "activation_dim": case.width,
         "dict_size": case.features,
         "layer": 0,
         "lm_name": "",
-        "lr": LEARNING_RATE,
-        "warmup_steps": 0,
+        "lr": start.run.learning_rate,
+        "warmup_steps": start.run.warmup,
         "device": case.device,
         "seed": case.seed,
     }
@@ -196,7 +219,7 @@ def _dictionary_learning_step(trainer: Any, start: Problem, bias: bool = True) -
         with torch.autocast(x.device.type, torch.bfloat16, enabled=start.case.bf16):
             trainer.update(count, x)
 
-    return Step(train, trainer.ae.encode)
+    return Step(train, trainer.ae.encode, trainer.ae.decode)
 
 
 def _saelens(case: Case) -> dict[str, Any]:
@@ -214,10 +237,11 @@ def _saelens_step(sae: Any, start: Problem, bias: bool = True) -> Step:
         sae.W_dec.copy_(start.W_dec)
         sae.b_dec.copy_(start.b_dec)
     config = SAETrainerConfig(
-        total_training_samples=RUN * start.case.batch,
+        total_training_samples=start.run.steps * start.case.batch,
         train_batch_size_samples=start.case.batch,
-        lr=LEARNING_RATE,
-        lr_end=LEARNING_RATE / 10,
+        lr=start.run.learning_rate,
+        lr_end=start.run.learning_rate / 10,
+        lr_warm_up_steps=start.run.warmup,
         device=start.case.device,
         autocast=start.case.bf16,
     )
@@ -227,7 +251,7 @@ def _saelens_step(sae: Any, start: Problem, bias: bool = True) -> Step:
         trainer.step(x)
         trainer.n_training_steps += 1
 
-    return Step(train, sae.encode)
+    return Step(train, sae.encode, sae.decode)
 
 
 def milliseconds(steps: dict[str, Step], start: Problem, repeats: int = 5, warm_up: int = 2) -> dict[str, float]:

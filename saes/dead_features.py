@@ -95,7 +95,8 @@ class DeadPreActivation:
             return None
         d = forward.dictionary
         dead = forward.idle >= self.dead_after
-        any_member = dead.any(0).nonzero()[:, 0]  # dead features are few: their columns alone are encoded again
+        # dead features are few: their columns alone are encoded again, unless the host had to wait for their number
+        any_member = slice(None) if dead.is_cuda else dead.any(0).nonzero()[:, 0]
         bias = d.encoder_bias() + getattr(d, "b_gate", 0.0)  # of a Gated dictionary: it decides on firing
         pre = (d.W_enc[:, any_member] @ forward.inputs.T + bias[:, any_member, None]).mT
         threshold = (

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from saes.entries import Dense, Entries
+from saes.entries import Dense, Entries, beside
 
 if TYPE_CHECKING:
     from saes.architectures.affine import AffineDictionary
@@ -76,5 +76,5 @@ class DensePreActivations:
         kept, index = values.topk(most, dim=-1)
         if min(k) != most:
             rank = torch.arange(most, device=values.device)
-            kept = kept * (rank < torch.tensor(k, device=values.device)[:, None])[:, None]
+            kept = kept * (rank < beside(k, values)[:, None])[:, None]
         return Entries(torch.zeros_like(values).scatter(-1, index, kept), self._layout)

@@ -5,16 +5,16 @@ overflow is flagged on the device. Padding has value 0 and the member's first co
 that equal inputs give equal bits. TRITON_INTERPRET=1, set before this module is imported, runs it all on a CPU.
 """
 
-import inspect
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 import triton
-import triton.language as tl
 from jaxtyping import Bool, Float, Int32, Int64
 from torch import Tensor
 from triton import next_power_of_2
+
+from saes.kernels import programs
 
 BLOCK = 1024  # pre-activations that a program looks at together
 GATHERED = 8  # rows of a matrix that a program adds up together
@@ -100,7 +100,7 @@ def decode(
     """Σ values · W_dec[columns] + bias, per row."""
     rows, width = len(values), W_dec.shape[1]
     decoded = W_dec.new_empty(rows, width)
-    _decode_error[(rows,)](
+    programs.decode_error[(rows,)](
         values, columns, counts, W_dec, bias, bias, bias, decoded, decoded, rows // len(bias), width, values.shape[1],
         WITH_TARGETS=False, WITH_BASE=False, **_tiles(width),
     )  # fmt: skip
@@ -119,7 +119,7 @@ def decode_error(
     """The error decode + bias + base − targets, and each entry's slope error_r · W_dec[column] (0 in the padding)."""
     rows, width = len(values), targets.shape[1]
     error, slope = targets.new_empty(rows, width), torch.zeros_like(values)
-    _decode_error[(rows,)](
+    programs.decode_error[(rows,)](
         values, columns, counts, W_dec, bias, targets, targets if base is None else base, error, slope,
         len(targets), width, values.shape[1], WITH_TARGETS=True, WITH_BASE=base is not None, **_tiles(width),
     )  # fmt: skip
@@ -135,7 +135,7 @@ def slopes(
     """gradient_r · W_dec[column] of each entry (0 in the padding)."""
     width, capacity = W_dec.shape[1], columns.shape[1]
     found = gradient.new_zeros(columns.shape)
-    _slopes[(len(gradient),)](gradient, columns, counts, W_dec, found, width, capacity, **_tiles(width))
+    programs.slopes[(len(gradient),)](gradient, columns, counts, W_dec, found, width, capacity, **_tiles(width))
     return found
 
 
@@ -159,7 +159,7 @@ def weight_gradient(
     width = dense.shape[1]
     if out is None:
         out = dense.new_empty(len(feature_starts) - 1, width)
-    _weight_gradient[(len(out),)](
+    programs.weight_gradient[(len(out),)](
         weights, feature_starts, order, dense, out, len(dense), width, weights.shape[1], **_tiles(width),
     )  # fmt: skip
     return out
@@ -170,7 +170,7 @@ def column_sums(
 ) -> Float[Tensor, "NF"]:
     """Of each column the sum of its weights."""
     sums = weights.new_empty(len(feature_starts) - 1)
-    _column_sums[(len(sums),)](weights, feature_starts, order, sums, BLOCK=128)
+    programs.column_sums[(len(sums),)](weights, feature_starts, order, sums, BLOCK=128)
     return sums
 
 
@@ -180,7 +180,7 @@ def sum_of_squares(
     """Σ g² of each member, without g's part along the rows of `unit_rows` (of norm 1) if these are given."""
     rows, width, blocks, block = _pieces(g, members, unit_rows is not None)
     squares = g.new_empty(rows * blocks)
-    _squares[(len(squares),)](
+    programs.squares[(len(squares),)](
         g, g if unit_rows is None else unit_rows, squares, width, blocks, PROJECT=unit_rows is not None, WIDTH=block
     )
     return squares.view(members, -1).sum(1)
@@ -206,7 +206,7 @@ def adam(
     step_size = (ones * lr / (1 - (ones * beta1) ** step)).to(w.dtype)
     correction = ((1 - (ones * beta2) ** step) ** -0.5).to(w.dtype)
     rows, width, blocks, block = _pieces(w, members, unit_rows)
-    _adam[(rows * blocks,)](
+    programs.adam[(rows * blocks,)](
         w, g, m, v, step_size, correction, (ones * scale).to(w.dtype), rows // members, width, blocks,
         REST1=1 - beta1, BETA2=beta2, REST2=1 - beta2, EPS=eps, UNIT=unit_rows, WIDTH=block,
     )  # fmt: skip
@@ -235,166 +235,7 @@ def _compact(pre: Tensor, cut: Tensor, capacity: int, padding: float, each: bool
     values = pre.new_empty(rows, capacity)
     counts = torch.empty(rows, dtype=torch.int32, device=pre.device)
     block = min(BLOCK, next_power_of_2(features))
-    _compact_row[(rows,)](
+    programs.compact_row[(rows,)](
         pre, cut, columns, values, counts, batch, features, capacity, PADDING=padding, EACH=each, BLOCK=block
     )
     return Padded(columns, values, counts, (counts > capacity).any())
-
-
-# ---- kernels: one program a row (or a column) ----
-
-
-def _kernel(function: Callable[..., Any]) -> Any:
-    """Triton's; of the function itself, since a checker of annotations may stand around it."""
-    return triton.jit(inspect.unwrap(function))
-
-
-@_kernel
-def _compact_row(
-    pre, cut, columns, values, counts, batch, features, capacity,
-    PADDING: tl.constexpr, EACH: tl.constexpr, BLOCK: tl.constexpr,
-):  # fmt: skip
-    r = tl.program_id(0).to(tl.int64)
-    member = r // batch
-    lane = tl.arange(0, BLOCK)
-    found = 0
-    for first in range(0, features, BLOCK):
-        f = first + lane
-        inside = f < features
-        value = tl.load(pre + r * features + f, mask=inside, other=0.0)
-        bound = tl.load(cut + member * features + f, mask=inside, other=0.0) if EACH else tl.load(cut + r)
-        active = ((value > bound) & inside).to(tl.int32)
-        place = found + tl.cumsum(active, 0) - active
-        keep = (active > 0) & (place < capacity)
-        tl.store(columns + r * capacity + place, (member * features + f).to(tl.int32), mask=keep)
-        tl.store(values + r * capacity + place, value, mask=keep)
-        found += tl.sum(active, 0)  # type: ignore[operator]  # pyright takes a sum for a tuple
-    tl.store(counts + r, found)
-    for first in range(0, capacity, BLOCK):
-        place = first + lane
-        padding = (place >= found) & (place < capacity)
-        tl.store(columns + r * capacity + place, (member * features + lane * 0).to(tl.int32), mask=padding)
-        tl.store(values + r * capacity + place, (lane * 0 + PADDING).to(values.dtype.element_ty), mask=padding)
-
-
-@_kernel
-def _tile(matrix, rows, inside, d, width):
-    """Some rows of a matrix, 0 outside."""
-    mask = inside[:, None] & (d < width)[None, :]
-    return tl.load(matrix + rows.to(tl.int64)[:, None] * width + d[None, :], mask=mask, other=0.0)
-
-
-@_kernel
-def _row_slopes(vector, r, count, columns, matrix, found, width, capacity, d, GATHERED: tl.constexpr):
-    for first in range(0, count, GATHERED):
-        place = first + tl.arange(0, GATHERED)
-        inside = place < count
-        column = tl.load(columns + r * capacity + place, mask=inside, other=0)
-        slope = tl.sum(_tile(matrix, column, inside, d, width) * vector[None, :], 1)
-        tl.store(found + r * capacity + place, slope, mask=inside)
-
-
-@_kernel
-def _decode_error(
-    values, columns, counts, matrix, bias, targets, base, error, found, batch, width, capacity,
-    WITH_TARGETS: tl.constexpr, WITH_BASE: tl.constexpr, WIDTH: tl.constexpr, GATHERED: tl.constexpr,
-):  # fmt: skip
-    r = tl.program_id(0).to(tl.int64)
-    d = tl.arange(0, WIDTH)
-    wide = d < width
-    count = tl.minimum(tl.load(counts + r), capacity)
-    total = tl.load(bias + r // batch * width + d, mask=wide, other=0.0)
-    if WITH_TARGETS:
-        total -= tl.load(targets + r % batch * width + d, mask=wide, other=0.0)
-    if WITH_BASE:
-        total += tl.load(base + r * width + d, mask=wide, other=0.0)
-    for first in range(0, count, GATHERED):
-        place = first + tl.arange(0, GATHERED)
-        inside = place < count
-        value = tl.load(values + r * capacity + place, mask=inside, other=0.0)
-        column = tl.load(columns + r * capacity + place, mask=inside, other=0)
-        total += tl.sum(_tile(matrix, column, inside, d, width) * value[:, None], 0)
-    tl.store(error + r * width + d, total, mask=wide)
-    if WITH_TARGETS:
-        _row_slopes(total, r, count, columns, matrix, found, width, capacity, d, GATHERED)
-
-
-@_kernel
-def _slopes(
-    gradient, columns, counts, matrix, found, width, capacity, WIDTH: tl.constexpr, GATHERED: tl.constexpr
-):  # fmt: skip
-    r = tl.program_id(0).to(tl.int64)
-    d = tl.arange(0, WIDTH)
-    vector = tl.load(gradient + r * width + d, mask=d < width, other=0.0)
-    count = tl.minimum(tl.load(counts + r), capacity)
-    _row_slopes(vector, r, count, columns, matrix, found, width, capacity, d, GATHERED)
-
-
-@_kernel
-def _weight_gradient(
-    weights, starts, order, dense, out, dense_rows, width, capacity, WIDTH: tl.constexpr, GATHERED: tl.constexpr
-):  # fmt: skip
-    c = tl.program_id(0).to(tl.int64)
-    d = tl.arange(0, WIDTH)
-    end = tl.load(starts + c + 1)
-    total = tl.zeros([WIDTH], out.dtype.element_ty)
-    for first in range(tl.load(starts + c), end, GATHERED):
-        place = first + tl.arange(0, GATHERED)
-        inside = place < end
-        entry = tl.load(order + place, mask=inside, other=0)
-        weight = tl.load(weights + entry, mask=inside, other=0.0)
-        total += tl.sum(_tile(dense, entry // capacity % dense_rows, inside, d, width) * weight[:, None], 0)
-    tl.store(out + c * width + d, total, mask=d < width)
-
-
-@_kernel
-def _column_sums(weights, starts, order, sums, BLOCK: tl.constexpr):
-    c = tl.program_id(0).to(tl.int64)
-    end = tl.load(starts + c + 1)
-    total = tl.zeros([BLOCK], sums.dtype.element_ty)
-    for first in range(tl.load(starts + c), end, BLOCK):
-        place = first + tl.arange(0, BLOCK)
-        entry = tl.load(order + place, mask=place < end, other=0)
-        total += tl.load(weights + entry, mask=place < end, other=0.0)
-    tl.store(sums + c, tl.sum(total, 0))
-
-
-@_kernel
-def _squares(gradient, unit_rows, squares, width, blocks, PROJECT: tl.constexpr, WIDTH: tl.constexpr):
-    piece = tl.program_id(0).to(tl.int64)
-    r = piece // blocks
-    d = piece % blocks * WIDTH + tl.arange(0, WIDTH)
-    g = tl.load(gradient + r * width + d, mask=d < width, other=0.0)
-    if PROJECT:
-        w = tl.load(unit_rows + r * width + d, mask=d < width, other=0.0)
-        g -= tl.sum(g * w, 0) * w
-    tl.store(squares + piece, tl.sum(g * g, 0))
-
-
-@_kernel
-def _adam(
-    W, G, M, V, step_size, correction, scale, per_member, width, blocks, REST1: tl.constexpr, BETA2: tl.constexpr,
-    REST2: tl.constexpr, EPS: tl.constexpr, UNIT: tl.constexpr, WIDTH: tl.constexpr,
-):  # fmt: skip
-    piece = tl.program_id(0).to(tl.int64)
-    r = piece // blocks
-    member = r // per_member
-    d = piece % blocks * WIDTH + tl.arange(0, WIDTH)
-    wide = d < width
-    at = r * width + d
-    w = tl.load(W + at, mask=wide, other=0.0)
-    g = tl.load(G + at, mask=wide, other=0.0)
-    m = tl.load(M + at, mask=wide, other=0.0)
-    v = tl.load(V + at, mask=wide, other=0.0)
-    if UNIT:
-        g -= tl.sum(g * w, 0) * w
-    g *= tl.load(scale + member)
-    m += REST1 * (g - m)
-    v = BETA2 * v + REST2 * g * g
-    w -= tl.load(step_size + member) * m / (tl.sqrt(v) * tl.load(correction + member) + EPS)
-    if UNIT:
-        norm = tl.sqrt(tl.sum(w * w, 0))
-        w = tl.where(norm > 0, w / norm, w)
-    tl.store(W + at, w, mask=wide)
-    tl.store(M + at, m, mask=wide)
-    tl.store(V + at, v, mask=wide)

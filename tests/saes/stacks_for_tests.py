@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from saes.dead_features import AuxK, DeadPreActivation, Part, Resample
-from saes.entries import Active
+from saes.entries import Active, Padded
 from saes.objective import Batch, SparseReconstruction
 from saes.p_annealing import PAnneal, PAnnealConfig
 from saes.penalties import L0, L0Config, Lp, LpConfig, Penalty
@@ -73,6 +73,7 @@ class Case:
         dtype: torch.dtype = torch.float64,
         steps: int = 100,
         clip: float | None = 1.0,
+        device: str = "cpu",
     ) -> Trainer[Any]:
         """The members in the order given, at their first step, b_dec and scale set."""
         dictionaries = [
@@ -83,7 +84,7 @@ class Case:
                 seed=n,
                 **dict(self.options),
                 **({"k": self.ks[n]} if self.ks else {}),
-            ).to(dtype)
+            ).to(device, dtype)
             for n in members
         ]
         objective = SparseReconstruction(
@@ -94,12 +95,12 @@ class Case:
         )
         config = TrainConfig(steps=steps, learning_rate=5e-3, clip=clip)
         trainer = Trainer(dictionaries, objective, config)
-        trainer.initialise(self.batch(10**6, dtype))
+        trainer.initialise(self.batch(10**6, dtype, device))
         return trainer
 
-    def batch(self, number: int, dtype: torch.dtype = torch.float64) -> Batch:
+    def batch(self, number: int, dtype: torch.dtype = torch.float64, device: str = "cpu") -> Batch:
         """Batch `number` of the data, whose rows are sparse sums of planted atoms."""
-        x = Planted(width=WIDTH, atoms=20, seed=1).rows(ROWS, seed=number).to(dtype)
+        x = Planted(width=WIDTH, atoms=20, seed=1).rows(ROWS, seed=number).to(device, dtype)
         if " " not in self.variant:
             return Batch(x, x)
         return Batch(x[:, :9].contiguous(), x.roll(1, 1).relu())
@@ -138,7 +139,7 @@ def unchecked() -> Iterator[None]:
 
 def is_active(loss: Any) -> bool:
     """Whether a step went through the active features only."""
-    return isinstance(loss.encoded.features.layout, Active)
+    return isinstance(loss.encoded.features.layout, Active | Padded)
 
 
 def distance(a: Tensor, b: Tensor) -> float:
