@@ -153,7 +153,8 @@ def main(settings: Settings) -> None:
                 flush=True,
             )
     if settings.json:
-        write_json(settings.json, {"settings": {**vars(settings), "json": str(settings.json)}, "rows": rows})
+        used = {name: value for name, value in vars(settings).items() if name != "json"}
+        write_json(settings.json, {"settings": used, "rows": rows})
         print(json.dumps({"written": str(settings.json)}))
 
 

@@ -9,7 +9,7 @@ from stored states and to the envelope of the loss; all others to 1e-5 in loss a
 
 import json
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -26,6 +26,9 @@ from saes.sites import Site
 from saes.trainer import Trainer
 
 
+COLUMNS = ("loss", "p", "coefficient", "threshold", "gradient", "weights")
+
+
 @dataclass(frozen=True)
 class Check:
     """The largest error of one quantity of one case."""
@@ -34,6 +37,13 @@ class Check:
     quantity: str
     error: float
     limit: float
+
+    @property
+    def column(self) -> str | None:
+        """Where it stands in the table; the share of the loss's envelope stands in none."""
+        if "envelope" in self.quantity:
+            return None
+        return next((column for column in COLUMNS if self.quantity.startswith(column)), "weights")
 
     @property
     def passed(self) -> bool:
@@ -145,6 +155,11 @@ def _largest(ours: Tensor, theirs: Tensor) -> float:
     return float(((ours - theirs).abs() / theirs.abs().clamp_min(1e-12)).max())
 
 
+def _worst(errors: Iterable[float]) -> float | None:
+    """The largest, a NaN being larger than all; None of nothing."""
+    return max(errors, key=lambda e: float("inf") if e != e else e, default=None)
+
+
 def main(
     reference: Annotated[str, tyro.conf.Positional],
     folder: Annotated[Path, tyro.conf.Positional],
@@ -158,7 +173,7 @@ def main(
         sys.exit(f"check_golden: {folder} holds no case (a folder with config.json); name a reference folder")
     torch.set_num_threads(1)
     failed = 0
-    print(f"{'case':28s} {'worst share of its limit':>24s}   {'error':>9s} {'limit':>8s}   quantity")
+    print(f"{'largest relative error of':28s}" + "".join(f"{column:>13s}" for column in COLUMNS) + "   error / limit")
     for case in cases:
         try:
             checks = list(check_case(case))
@@ -168,14 +183,13 @@ def main(
         for check in checks:
             groups.setdefault(check.case, []).append(check)
         for name, group in groups.items():
-            # the smallest margin stands for the group; a NaN is the worst of all
-            worst = max(group, key=lambda c: float("inf") if c.error != c.error else c.error / c.limit)
-            failed += sum(not check.passed for check in group)
-            verdict = "" if all(check.passed for check in group) else "   FAILED"
-            print(
-                f"{name:28s} {worst.error / worst.limit:24.3g}   {worst.error:9.2e} {worst.limit:8.0e}   "
-                f"{worst.quantity}{verdict}"
-            )
+            cells = {column: _worst(c.error for c in group if c.column == column) for column in COLUMNS}
+            row = "".join(f"{'-' if value is None else f'{value:.2g}':>13s}" for value in cells.values())
+            print(f"{name:28s}{row}{_worst(c.error / c.limit for c in group):16.2g}")
+            wrong = [check for check in group if not check.passed]
+            failed += len(wrong)
+            for check in wrong:
+                print(f"  FAILED  {check.quantity}: {check.error:.3g}, and the limit is {check.limit:.0e}")
     print(f"\n{'all within their limits' if not failed else f'{failed} quantities are outside their limits'}")
     sys.exit(1 if failed else 0)
 
