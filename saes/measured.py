@@ -14,6 +14,8 @@ from torch import Tensor
 from saes.entries import Padded
 from saes.sparse_step import PaddedPreActivations
 
+LEAST_ROOM = 64  # room costs little, and the fullest of rows with few entries varies most
+
 
 class CapacityError(ValueError):
     """Rows had more active features than the sparse step had room for, so that a step was not exact."""
@@ -32,7 +34,8 @@ class Measured:
         self.density: float | None = None
         """largest of the members'; None until it was measured"""
         self.capacity: int | None = None
-        """room of a row: twice what the fullest one took, as a power of two; None until it was measured"""
+        """room of a row: twice what the fullest one took, as a power of two, and no less than LEAST_ROOM; None until it
+        was measured"""
         self._overflow: Bool[Tensor, ""] | None = None
         self._pending: Float[Tensor, " 3"] | None = None
         self._written: torch.cuda.Event | None = None
@@ -78,6 +81,6 @@ class Measured:
         if self._written is not None:
             self._written.synchronize()  # of a measurement many steps old: the device has work left all the while
         self.density, largest, lost = self._pending.tolist()
-        self.capacity = 1 << max(2 * int(largest) - 1, 0).bit_length()
+        self.capacity = max(LEAST_ROOM, 1 << max(2 * int(largest) - 1, 0).bit_length())
         if lost:
             raise CapacityError

@@ -138,6 +138,9 @@ def _trainer(config: Mapping[str, Any]) -> Trainer[Any]:
 
 def _load(trainer: Trainer[Any], tensors: Mapping[str, Tensor]) -> None:
     stacked = {name: t[None] for name, t in parameters_of(tensors).items()}
+    missing = sorted(dict(trainer.stack.named_parameters()).keys() - stacked)
+    if missing:
+        raise FileError(f"no first weights for {', '.join(missing)}")
     trainer.stack.load_state_dict(stacked)
 
 
