@@ -17,6 +17,7 @@ from saes.dead_features import AuxK
 from saes.files import atomic
 from saes.recipes import Member, check_members, trainer_for
 from saes.recorder import Recorder
+from saes.run_checkpoints import Checkpoints
 from saes.sites import Site
 from saes.trainer import TrainConfig, Trainer
 from saes.training import batch_for, train_stacks
@@ -125,7 +126,7 @@ def train_and_score(
     sites: Sequence[Site],
     *,
     recorder: Recorder | None = None,
-    checkpoint: Path | None = None,
+    checkpoints: Checkpoints | None = None,
     progress: bool = True,
 ) -> tuple[Sweep, list[AffineDictionary]]:
     """Train all members on the batches of `stream`; the rows, from `held_out`, and the dictionaries, in their order."""
@@ -139,7 +140,7 @@ def train_and_score(
         auxk=config.auxk,
     )
     stacks = {config.recipe: trainer}
-    dictionaries = train_stacks(stacks, stream, recorder=recorder, checkpoint=checkpoint, progress=progress)
+    dictionaries = train_stacks(stacks, stream, recorder=recorder, checkpoints=checkpoints, progress=progress)
     finished = dictionaries[config.recipe]
     numbers = score(trainer, finished, list(islice(held_out.batches(), config.held_out_batches)))
     rows = (Row(config.recipe, member, n) for member, n in zip(config.members, numbers, strict=True))

@@ -1,7 +1,6 @@
 """The one training loop: several trainers, at one site or many, share one stream of batches."""
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TypeVar
 
 import torch
@@ -9,9 +8,10 @@ from tqdm import tqdm
 
 from saes.architectures import AffineDictionary
 from saes.buffer import Activations, ActivationStream
-from saes.files import FileError, read_state, write_state
+from saes.files import FileError
 from saes.objective import Batch
 from saes.recorder import Recorder, Silent
+from saes.run_checkpoints import Checkpoints
 from saes.sites import Site
 from saes.trainer import Trainer
 
@@ -36,7 +36,7 @@ def train(
     *,
     recorder: Recorder | None = None,
     log_every: int = 50,
-    checkpoint: Path | None = None,
+    checkpoints: Checkpoints | None = None,
     save_every: int = 500,
     progress: bool = True,
 ) -> dict[Site, A]:
@@ -49,7 +49,7 @@ def train(
         buffer,
         recorder=recorder,
         log_every=log_every,
-        checkpoint=checkpoint,
+        checkpoints=checkpoints,
         save_every=save_every,
         progress=progress,
     )
@@ -62,11 +62,11 @@ def train_stacks(
     *,
     recorder: Recorder | None = None,
     log_every: int = 50,
-    checkpoint: Path | None = None,
+    checkpoints: Checkpoints | None = None,
     save_every: int = 500,
     progress: bool = True,
 ) -> dict[str, list[A]]:
-    """Train stacks of dictionaries on shared batches to the end; continues from `checkpoint` if that file exists.
+    """Train stacks of dictionaries on shared batches to the end; continues from the last of `checkpoints`, if there is one.
 
     All trainers must ask for the same number of steps. A resumed run draws the batches that an undisturbed one would.
     """
@@ -75,10 +75,10 @@ def train_stacks(
     if len(steps) != 1:
         raise ValueError(f"trainers that share batches need the same number of steps, not {sorted(steps)}")
     total = steps.pop()
-    if checkpoint is not None and checkpoint.exists():
-        state = read_state(checkpoint)
+    state = None if checkpoints is None else checkpoints.load()
+    if checkpoints is not None and state is not None:
         if set(state) != set(trainers):
-            raise FileError(f"{checkpoint}: holds {sorted(state)}; delete it or choose another folder")
+            raise FileError(f"{checkpoints.folder}: holds {sorted(state)}; delete it or choose another folder")
         for name, trainer in trainers.items():
             trainer.load_state_dict(state[name])
     else:
@@ -100,6 +100,6 @@ def train_stacks(
                         recorder.record(step, {"site": name, **which, **values})
                     bar.set_postfix(l0=f"{measured[0]['l0']:.1f}", explained=f"{measured[0]['variance_explained']:.3f}")
             bar.update()
-            if checkpoint is not None and ((step + 1) % save_every == 0 or step + 1 == total):
-                write_state(checkpoint, {name: trainer.state_dict() for name, trainer in trainers.items()})
+            if checkpoints is not None and ((step + 1) % save_every == 0 or step + 1 == total):
+                checkpoints.save(step + 1, {name: trainer.state_dict() for name, trainer in trainers.items()})
     return {name: trainer.finish() for name, trainer in trainers.items()}

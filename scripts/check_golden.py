@@ -25,7 +25,6 @@ from saes.replication import DictionaryLearning, parameters_of
 from saes.sites import Site
 from saes.trainer import Trainer
 
-
 COLUMNS = ("loss", "p", "coefficient", "threshold", "gradient", "weights")
 
 

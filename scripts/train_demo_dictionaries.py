@@ -26,6 +26,7 @@ from saes.files import sha256, write_json
 from saes.objective import SparseReconstruction
 from saes.p_annealing import PAnneal, PAnnealConfig
 from saes.recorder import JSONLines
+from saes.run_checkpoints import Checkpoints
 from saes.sites import Site
 from saes.trainer import TrainConfig, Trainer
 from saes.training import train
@@ -66,7 +67,7 @@ def main(recipe: Recipe) -> None:
         {site: _trainer(recipe, site, site_width(model, site)) for site in sites},
         buffer,
         recorder=JSONLines(recipe.run / "metrics.jsonl"),
-        checkpoint=recipe.run / "state.pt",
+        checkpoints=Checkpoints(recipe.run / "checkpoints"),
         log_every=200,
     )
     for site, dictionary in trained.items():

@@ -18,6 +18,7 @@ from saes.families import site_width
 from saes.objective import SparseReconstruction
 from saes.p_annealing import PAnneal, PAnnealConfig
 from saes.recorder import JSONLines, read_records
+from saes.run_checkpoints import Checkpoints
 from saes.sites import Site
 from saes.trainer import TrainConfig, Trainer
 from saes.training import train
@@ -99,7 +100,7 @@ def train_dictionary(
         {site: Trainer(dictionary, SparseReconstruction(penalty), config)},
         buffer,
         recorder=JSONLines(run / "metrics.jsonl"),
-        checkpoint=run / "checkpoint" / "state.pt",
+        checkpoints=Checkpoints(run / "checkpoint"),
         log_every=max(1, settings.steps // 60),
     )[site]
     save_dictionary(trained, run / "dictionary")

@@ -15,6 +15,7 @@ from saes.objective import Batch, SparseReconstruction
 from saes.p_annealing import PAnneal, PAnnealConfig
 from saes.penalties import L0, L0Config, Lp, LpConfig
 from saes.recorder import JSONLines, read_records
+from saes.run_checkpoints import Checkpoints
 from saes.sites import Site
 from saes.target_l0 import TargetL0, TargetL0Config
 from saes.trainer import TrainConfig, Trainer
@@ -92,19 +93,23 @@ class Fails:
 
 @pytest.mark.parametrize("at", [9, 10, 25, 39])
 def test_an_interrupted_run_continues_bit_for_bit(silent, tmp_path, at):
-    checkpoint = tmp_path / "state.pt"
-    options = {"checkpoint": checkpoint, "save_every": 10, "log_every": 1}
+    checkpoints = Checkpoints(tmp_path / "checkpoints")
+    options = {"checkpoints": checkpoints, "save_every": 10, "log_every": 1}
     with pytest.raises(Interrupted):
         run(recorder=Fails(at), **options)
-    assert checkpoint.exists() == (at >= 10)
+    assert (checkpoints.load() is not None) == (at >= 10)
     resumed, trainers = run(**options)
     assert_same_weights(silent, resumed)
     assert {t.steps_done for t in trainers.values()} == {STEPS}
-    assert [p.name for p in tmp_path.iterdir()] == ["state.pt"]
+    assert sorted(p.name for p in checkpoints.folder.iterdir()) == [
+        "index.json",
+        "step-000000030.pt",
+        "step-000000040.pt",
+    ]
 
 
 def test_a_finished_run_is_not_trained_again(silent, tmp_path):
-    options = {"checkpoint": tmp_path / "state.pt", "save_every": 10}
+    options = {"checkpoints": Checkpoints(tmp_path / "checkpoints"), "save_every": 10}
     run(**options)
     again, _ = run(recorder=Fails(STEPS - 1), log_every=1, **options)
     assert_same_weights(silent, again)
@@ -117,14 +122,14 @@ def test_a_site_trains_the_same_alone_as_in_company(silent):
 
 
 def test_a_checkpoint_of_another_run_is_refused(tmp_path):
-    checkpoint = tmp_path / "state.pt"
-    run(["resid_0"], checkpoint=checkpoint)
-    before = checkpoint.read_bytes()
+    checkpoints = Checkpoints(tmp_path / "checkpoints")
+    run(["resid_0"], checkpoints=checkpoints)
+    before = {file.name: file.read_bytes() for file in checkpoints.folder.iterdir()}
     with pytest.raises(FileError, match="another training configuration"):
-        run(["resid_0"], steps=STEPS + 1, checkpoint=checkpoint)
-    with pytest.raises(FileError, match=r"state\.pt: holds \['resid_0'\]"):
-        run(["resid_1"], checkpoint=checkpoint)
-    assert checkpoint.read_bytes() == before
+        run(["resid_0"], steps=STEPS + 1, checkpoints=checkpoints)
+    with pytest.raises(FileError, match=r"checkpoints: holds \['resid_0'\]"):
+        run(["resid_1"], checkpoints=checkpoints)
+    assert {file.name: file.read_bytes() for file in checkpoints.folder.iterdir()} == before
 
 
 def test_trainers_of_different_lengths_do_not_share_batches():
@@ -563,7 +568,12 @@ def test_dictionaries_between_sites_train_on_a_stream(name, tmp_path):
     assert isinstance(stream, ActivationStream)
     log = tmp_path / "metrics.jsonl"
     config = TrainConfig(steps=40, learning_rate=3e-2)
-    options = {"log_every": 20, "progress": False, "recorder": JSONLines(log), "checkpoint": tmp_path / "state.pt"}
+    options = {
+        "log_every": 20,
+        "progress": False,
+        "recorder": JSONLines(log),
+        "checkpoints": Checkpoints(tmp_path / "checkpoints"),
+    }
     finished = train({d.reads[0]: Trainer(d, objective_for(name), config)}, stream, **options)
     trained = finished[d.reads[0]]
     assert type(trained) is type(d) and (trained.reads, trained.writes) == (d.reads, d.writes)
