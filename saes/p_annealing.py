@@ -46,7 +46,7 @@ class PAnnealConfig:
     """number of recent batches from which the coefficient is rescaled"""
     warmup: int = 500
     """steps over which the coefficient rises from 0"""
-    bound: float = 0.03
+    bound: float = 0.01
     """see lp_sum; in the units in which the dictionary is trained (unit mean square norm by default)"""
     function: Literal["Lp^p", "Lp"] = "Lp^p"
     schedule: Schedule = "exact"

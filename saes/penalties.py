@@ -106,7 +106,7 @@ class LpConfig:
     p: float = 1.0
     warmup: int = 1000
     """steps over which the coefficient rises from 0"""
-    bound: float = 0.03
+    bound: float = 0.01
     """see lp_sum; in the units in which the dictionary is trained (unit mean square norm by default)"""
     schedule: Schedule = "exact"
 

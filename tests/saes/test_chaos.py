@@ -37,7 +37,7 @@ def drift(bound: float, normalise: str, clip: float | None = None) -> list[float
                 end=110,
                 updates=5,
                 warmup=20,
-                bound=bound,
+                bound=bound if normalise == "unit" else bound * float(x.square().sum(1).mean().sqrt()),
             )
             for _ in seeds
         ]

@@ -91,7 +91,7 @@ def test_the_default_bound_holds_the_gradient_of_both_penalties(p, config):
     else:
         penalty = PAnneal(PAnnealConfig(coefficient=1.0, p_start=p, p_end=p, warmup=0))
     (gradient,) = torch.autograd.grad(penalty(encoded(f), 0).sum(), f)
-    assert float(gradient.max()) == pytest.approx(p * 0.03 ** (p - 1), rel=1e-5)
+    assert float(gradient.max()) == pytest.approx(p * config().bound ** (p - 1), rel=1e-5)
     assert gradient[0, 0] == 0
 
 
