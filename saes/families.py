@@ -208,18 +208,24 @@ def check_family(model: PreTrainedModel, tolerance: float = 1e-3) -> None:
     def compare(site: Site, before: Site, *writers: Site) -> None:
         shapes = {name: tuple(values[name].shape) for name in (before, *writers, site)}
         if len(set(shapes.values())) > 1:
-            raise SiteError(f"{site}: not a sum, for {', '.join(f'{name} is {shape}' for name, shape in shapes.items())}")
+            raise SiteError(
+                f"{site}: not a sum, for {', '.join(f'{name} is {shape}' for name, shape in shapes.items())}"
+            )
         start, end, *parts = (values[name].cpu().double() for name in (before, site, *writers))
         written = torch.stack(parts).sum(0)
         gap, scale = (end - start - written).norm(), written.norm()
         # twice the two roundings of a sum of three
         allowed = tolerance * scale + 4 * torch.finfo(values[site].dtype).eps * torch.maximum(start.norm(), end.norm())
         if not gap.isfinite():
-            raise SiteError(f"{site}: infinite or not a number in {values[site].dtype}; load the model in another dtype")
+            raise SiteError(
+                f"{site}: infinite or not a number in {values[site].dtype}; load the model in another dtype"
+            )
         if gap > allowed:
             terms = " + ".join(map(str, (before, *writers)))
             by = float(gap / scale.clamp_min(1e-12))
-            raise SiteError(f"{site}: differs from {terms} by {by:.1%} of what is written; the family is described wrong")
+            raise SiteError(
+                f"{site}: differs from {terms} by {by:.1%} of what is written; the family is described wrong"
+            )
 
     for index, block in enumerate(blocks(model)):
         if not block.parallel:

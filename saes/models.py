@@ -42,7 +42,7 @@ def load_model(
     """A causal language model in evaluation mode, without gradients.
 
     `source`: a folder with config.json and weights, a .gguf file or a folder with one, or a name on the hub.
-    `dtype`: float32, float64, float16, bfloat16, or "auto" for that of the file (a GGUF file's weights are dequantised).
+    `dtype`: float32, float64, float16, bfloat16, or "auto" for the file's own (GGUF weights are dequantised).
     `device`: as torch spells it, or "auto" for the GPU if there is one.
     `family`: how the model is built, where its type has no row in FAMILIES or the row is wrong: a Family, or the type
     whose row fits. Raises ModelError for a model that cannot be had, SiteError for a family that does not fit.
@@ -65,8 +65,8 @@ def load_model(
             raise ModelError(f"{source}: {name} holds infinite values or NaN as {weight.dtype}")
     if row is not None:
         describe_family(model, row)
+    _check_causal(source, model)
     try:
-        _check_causal(model)
         check_family(model)
     except SiteError as error:
         raise SiteError(f"{source}: {error}") from None
@@ -176,13 +176,14 @@ def _config(place: _Place) -> PretrainedConfig:
 
 def _read(place: _Place, config: PretrainedConfig, dtype: torch.dtype | str) -> PreTrainedModel:
     try:
-        model, report = AutoModelForCausalLM.from_pretrained(
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
             place.name, config=config, dtype=dtype, output_loading_info=True, weights_only=True, **place.options
         )
     except (MemoryError, torch.OutOfMemoryError):
         raise
     except Exception as error:  # transformers passes on whatever its readers raise
         raise ModelError(f"{place.source}: its weights cannot be read ({_first_line(error)})") from None
+    model, report = loaded
     if missing := sorted(report["missing_keys"]):  # transformers fills them with random numbers
         more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
         raise ModelError(f"{place.source}: its weights lack {', '.join(missing[:3])}{more}")
@@ -190,14 +191,16 @@ def _read(place: _Place, config: PretrainedConfig, dtype: torch.dtype | str) -> 
 
 
 @torch.no_grad()
-def _check_causal(model: PreTrainedModel) -> None:
+def _check_causal(source: str | Path, model: PreTrainedModel) -> None:
     """Two texts that differ in the last token have the same logits before it, up to rounding; else ModelError."""
     vocabulary = model.config.get_text_config().vocab_size
     tokens = torch.tensor([[0, 1, 2, 3], [0, 1, 2, 4]], device=model.device).remainder(vocabulary)
     logits: Tensor = model(input_ids=tokens, use_cache=False).logits[:, :-1].float()
     gap = (logits[0] - logits[1]).norm() / logits.norm().clamp_min(1e-12)
     if gap > max(1e-3, 8 * torch.finfo(model.dtype).eps):
-        raise ModelError(f"{model.config.model_type}: not a causal language model: a later token changes earlier logits")
+        raise ModelError(
+            f"{model.config.model_type}: not a causal language model: a later token changes earlier logits"
+        )
 
 
 def _first_line(error: BaseException) -> str:
