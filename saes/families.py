@@ -204,40 +204,35 @@ def check_family(model: PreTrainedModel, tolerance: float = 1e-3) -> None:
     In serial blocks also resid_mid_i = resid_{i-1} + attn_i; in parallel ones mlp_i must not depend on attn_i.
     """
     values = _every_site(model)
-
-    def compare(site: Site, before: Site, *writers: Site) -> None:
-        shapes = {name: tuple(values[name].shape) for name in (before, *writers, site)}
-        if len(set(shapes.values())) > 1:
-            raise SiteError(
-                f"{site}: not a sum, for {', '.join(f'{name} is {shape}' for name, shape in shapes.items())}"
-            )
-        start, end, *parts = (values[name].cpu().double() for name in (before, site, *writers))
-        written = torch.stack(parts).sum(0)
-        gap, scale = (end - start - written).norm(), written.norm()
-        # twice the two roundings of a sum of three
-        allowed = tolerance * scale + 4 * torch.finfo(values[site].dtype).eps * torch.maximum(start.norm(), end.norm())
-        if not gap.isfinite():
-            raise SiteError(
-                f"{site}: infinite or not a number in {values[site].dtype}; load the model in another dtype"
-            )
-        if gap > allowed:
-            terms = " + ".join(map(str, (before, *writers)))
-            by = float(gap / scale.clamp_min(1e-12))
-            raise SiteError(
-                f"{site}: differs from {terms} by {by:.1%} of what is written; the family is described wrong"
-            )
-
     for index, block in enumerate(blocks(model)):
         if not block.parallel:
-            middle = find_site(model, f"resid_mid_{index}")
-            compare(middle, block.before, block.attn)
-        compare(block.resid, block.before, block.attn, block.mlp)
+            _check_sum(values, find_site(model, f"resid_mid_{index}"), block.before, [block.attn], tolerance)
+        _check_sum(values, block.resid, block.before, [block.attn, block.mlp], tolerance)
     first = blocks(model)[0]
     if first.parallel:
         with intervene(model, {first.attn: lambda x: 2 * x + 1}), capture(model, [first.mlp]) as edited:
             model(input_ids=_probe(model), use_cache=False)
         if not torch.equal(edited[first.mlp], values[first.mlp]):
             raise SiteError(f"{first.mlp}: depends on {first.attn}, so the blocks are not parallel; name mid_norm")
+
+
+def _check_sum(values: dict[Site, Tensor], site: Site, before: Site, writers: list[Site], tolerance: float) -> None:
+    """SiteError unless `site` is `before` plus what `writers` write."""
+    terms, dtype = " + ".join(map(str, (before, *writers))), values[site].dtype
+    shapes = {str(part): list(values[part].shape) for part in (site, before, *writers)}
+    if any(shape != shapes[str(site)] for shape in shapes.values()):
+        listed = ", ".join(f"{name} {shape}" for name, shape in shapes.items())
+        raise SiteError(f"{site}: cannot be {terms}, for their shapes differ: {listed}")
+    start, end, *parts = (values[part].cpu().double() for part in (before, site, *writers))
+    written = torch.stack(parts).sum(0)
+    gap = (end - start - written).norm()
+    if not gap.isfinite():
+        raise SiteError(f"{site}: infinite or NaN in {dtype}; load the model in another dtype")
+    # a sum of three is rounded twice, by half an eps each time; four times that is allowed
+    rounding = 4 * torch.finfo(dtype).eps * torch.maximum(start.norm(), end.norm())
+    if gap > tolerance * written.norm() + rounding:
+        share = float(gap / written.norm().clamp_min(1e-12))
+        raise SiteError(f"{site}: differs from {terms} by {share:.1%} of what is written, so the family does not fit")
 
 
 def _probe(model: PreTrainedModel) -> Int[Tensor, "1 4"]:

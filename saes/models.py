@@ -77,9 +77,12 @@ def load_tokenizer(source: str | Path) -> PreTrainedTokenizerBase:
     """The tokenizer that stands beside a model: `source` as for load_model."""
     place = _locate(source)
     try:
-        return AutoTokenizer.from_pretrained(place.name, **place.options)
+        tokenizer = AutoTokenizer.from_pretrained(place.name, **place.options)
     except Exception as error:  # transformers passes on whatever its readers raise
         raise ModelError(f"{source}: no tokenizer can be read there ({_first_line(error)})") from None
+    if not tokenizer.vocab_size:  # what transformers makes up from the model's type where there is no file
+        raise ModelError(f"{source}: no tokenizer can be read there (tokenizer.json is missing)")
+    return tokenizer
 
 
 def save_model(model: PreTrainedModel, folder: Path | str, *, dtype: torch.dtype = torch.float32) -> None:
@@ -197,7 +200,7 @@ def _check_causal(source: str | Path, model: PreTrainedModel) -> None:
     tokens = torch.tensor([[0, 1, 2, 3], [0, 1, 2, 4]], device=model.device).remainder(vocabulary)
     logits: Tensor = model(input_ids=tokens, use_cache=False).logits[:, :-1].float()
     gap = (logits[0] - logits[1]).norm() / logits.norm().clamp_min(1e-12)
-    if gap > max(1e-3, 8 * torch.finfo(model.dtype).eps):
+    if gap > min(64 * torch.finfo(model.dtype).eps, 0.05):
         raise ModelError(
             f"{model.config.model_type}: not a causal language model: a later token changes earlier logits"
         )

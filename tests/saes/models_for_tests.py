@@ -7,18 +7,20 @@ from transformers import CONFIG_MAPPING, AutoModelForCausalLM, PreTrainedModel
 
 VOCABULARY = 97
 FAMILY_NAMES = ("gpt2", "neox parallel", "neox serial", "llama")
-MORE_FAMILIES = tuple("gemma gemma2 gemma3_text gpt_neo mistral olmo2 phi3 qwen2 qwen3 smollm3".split())
 _ANY = {"vocab_size": VOCABULARY, "bos_token_id": 0, "eos_token_id": 0}
 _SHAPE = {**_ANY, "hidden_size": 16, "num_attention_heads": 2}
 _NEOX = {**_SHAPE, "intermediate_size": 32}
 _GATED = {**_SHAPE, "intermediate_size": 24, "num_key_value_heads": 1, "pad_token_id": 0}
+_PLAIN = ("llama", "mistral", "olmo2", "phi3", "qwen2", "smollm3")
+_WIDE = ("gemma", "gemma2", "gemma3_text", "qwen3")  # whose heads may be wider together than the residual stream
+MORE_FAMILIES = ("gpt_neo", *_PLAIN[1:], *_WIDE)
 _TINY: dict[str, tuple[str, dict[str, Any]]] = {
     "gpt2": ("gpt2", {**_ANY, "n_embd": 16, "n_head": 2, "n_positions": 64}),
     "neox parallel": ("gpt_neox", {**_NEOX, "use_parallel_residual": True}),
     "neox serial": ("gpt_neox", {**_NEOX, "use_parallel_residual": False}),
     "gpt_neo": ("gpt_neo", {**_ANY, "hidden_size": 16, "num_heads": 2, "max_position_embeddings": 64}),
-    **{name: (name, _GATED) for name in ("llama", "mistral", "olmo2", "phi3", "qwen2", "smollm3")},
-    **{name: (name, {**_GATED, "head_dim": 8}) for name in ("gemma", "gemma2", "gemma3_text", "qwen3")},
+    **{name: (name, _GATED) for name in _PLAIN},
+    **{name: (name, {**_GATED, "head_dim": 12}) for name in _WIDE},
 }
 
 
