@@ -178,10 +178,14 @@ def _config(place: _Place) -> PretrainedConfig:
 
 
 def _read(place: _Place, config: PretrainedConfig, dtype: torch.dtype | str) -> PreTrainedModel:
+    options = {"config": config, "dtype": dtype, "weights_only": True, "output_loading_info": True, **place.options}
     try:
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
-            place.name, config=config, dtype=dtype, output_loading_info=True, weights_only=True, **place.options
-        )
+        if "gguf_file" in options:
+            from transformers import GgufConfig  # not in the first releases of transformers 5
+
+            # or else weights may stay packed, and the model remembers a quantisation that cannot be saved
+            options["quantization_config"] = GgufConfig(dequantize=True)
+        loaded: Any = AutoModelForCausalLM.from_pretrained(place.name, **options)
     except (MemoryError, torch.OutOfMemoryError):
         raise
     except Exception as error:  # transformers passes on whatever its readers raise
