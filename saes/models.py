@@ -181,7 +181,7 @@ def _read(place: _Place, config: PretrainedConfig, dtype: torch.dtype | str) -> 
     options = {"config": config, "dtype": dtype, "weights_only": True, "output_loading_info": True, **place.options}
     try:
         if "gguf_file" in options:
-            from transformers import GgufConfig  # not in the first releases of transformers 5
+            from transformers import GgufConfig  # here, so that only GGUF files need a transformers that has it
 
             # or else weights may stay packed, and the model remembers a quantisation that cannot be saved
             options["quantization_config"] = GgufConfig(dequantize=True)
