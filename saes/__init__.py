@@ -5,7 +5,9 @@ from saes.buffer import ActivationBuffer
 from saes.checkpoint import load_dictionary, save_dictionary
 from saes.dictionary import Dictionary, IdentityDictionary
 from saes.evaluation import evaluate
-from saes.families import circuit_sites, find_site
+from saes.families import Family, circuit_sites, find_site
+from saes.importers import import_gpt
+from saes.models import load_model, load_tokenizer
 from saes.objective import SparseReconstruction
 from saes.p_annealing import PAnneal, PAnnealConfig
 from saes.penalties import L0, L0Config, Lp, LpConfig
@@ -17,6 +19,7 @@ __all__ = [
     "L0",
     "ActivationBuffer",
     "Dictionary",
+    "Family",
     "IdentityDictionary",
     "L0Config",
     "Lp",
@@ -33,8 +36,11 @@ __all__ = [
     "circuit_sites",
     "evaluate",
     "find_site",
+    "import_gpt",
     "intervene",
     "load_dictionary",
+    "load_model",
+    "load_tokenizer",
     "save_dictionary",
     "train",
 ]

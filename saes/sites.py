@@ -80,9 +80,11 @@ def _hook_output(tap: _Tap) -> Callable[..., Any]:
 
 
 def _hook_input(tap: _Tap) -> Callable[..., Any]:
-    def hook(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if args:
             return (tap.apply(args[0]), *args[1:]), kwargs
+        if "hidden_states" not in kwargs:
+            raise SiteError(f"a {type(module).__name__} is called with {', '.join(kwargs)} only: its input is no site")
         return args, {**kwargs, "hidden_states": tap.apply(kwargs["hidden_states"])}
 
     return hook

@@ -37,6 +37,15 @@ def test_a_wrong_row_is_caught(monkeypatch, fault):
     assert hook_count(model) == 0
 
 
+def test_a_large_residual_entry_hides_no_wrong_writer(monkeypatch):
+    model = tiny("gpt2")
+    model.transformer.wte.weight[:, 0] = 1e4
+    check_family(model)
+    monkeypatch.setitem(FAMILIES, "gpt2", replace(FAMILIES["gpt2"], mlp="transformer.h.{i}.ln_2"))
+    with pytest.raises(SiteError, match=r"resid_0: differs from embed \+ attn_0 \+ mlp_0"):
+        check_family(model)
+
+
 def test_the_fault_is_named():
     model = tiny("gpt2")
     forward = model.transformer.h[1].forward

@@ -223,6 +223,24 @@ def test_an_edit_of_another_shape_is_refused():
     assert hook_count(model) == 0
 
 
+def test_a_module_whose_input_has_another_name_is_no_input_site():
+    class Outer(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = torch.nn.Linear(3, 3)
+
+        def forward(self, x):
+            return self.inner(input=x)
+
+    model = Outer()
+    with (
+        pytest.raises(SiteError, match="a Linear is called with input only"),
+        capture(model, [Site("x", "inner", "in")]),
+    ):
+        model(torch.zeros(1, 3))
+    assert hook_count(model) == 0
+
+
 def test_an_unknown_module_is_named_with_its_nearest_and_leaves_no_hook():
     model = tiny("gpt2")
     sites = [find_site(model, "embed"), Site("resid_7", "transformer.h.7")]
