@@ -84,7 +84,7 @@ class CorpusStream:
     """One pass over a corpus."""
 
     def __init__(self, corpus: Corpus, cursor: dict[str, Any] | None = None) -> None:
-        self._corpus, self._layout = corpus, corpus.layout
+        self.corpus, self._layout = corpus, corpus.layout
         self._digest = hashlib.sha256(json.dumps(corpus.identity(), sort_keys=True).encode()).hexdigest()
         cursor = cursor or {"corpus": self._digest, "source": None, "used": 0, "rows": 0}
         if cursor["corpus"] != self._digest:
@@ -161,11 +161,11 @@ class CorpusStream:
     def _prepare(self, chunk: Chunk) -> Chunk:
         """Check the ids; drop what no row has room for, or put BOS tokens in."""
         outside = chunk.tokens < 0
-        if self._corpus.vocabulary is not None:
-            outside |= chunk.tokens >= self._corpus.vocabulary
+        if self.corpus.vocabulary is not None:
+            outside |= chunk.tokens >= self.corpus.vocabulary
         if outside.any():
             i = int(outside.argmax())
-            of = "" if self._corpus.vocabulary is None else f" of {self._corpus.vocabulary}"
+            of = "" if self.corpus.vocabulary is None else f" of {self.corpus.vocabulary}"
             raise CorpusError(
                 f"token id {chunk.tokens[i]} at place {chunk.offsets[i]} of document {chunk.documents[i]} "
                 f"is outside the model's vocabulary{of}"

@@ -250,7 +250,9 @@ class TextSource:
         if self._column not in first:
             raise CorpusError(f"{self._where}: has no column {self._column!r}; there are: {', '.join(first)}")
         if not isinstance(first[self._column], str | None):
-            raise CorpusError(f"{self._where}: column {self._column!r} holds {type(first[self._column]).__name__}, not text")
+            raise CorpusError(
+                f"{self._where}: column {self._column!r} holds {type(first[self._column]).__name__}, not text"
+            )
 
     def _tokenise(self, batch: Sequence[dict[str, Any]], state: State) -> Chunk:
         texts = [example[self._column] or "" for example in batch]
