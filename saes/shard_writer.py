@@ -102,7 +102,7 @@ def prepare(folder: Path, plan: ShardPlan, corpus: Corpus, free: int | None = No
                 f"{folder}: holds activations made with another {' and another '.join(other)}; "
                 "repeat those settings to go on with it, or choose another folder"
             )
-    elif folder.is_file() or folder.is_dir() and any(folder.iterdir()):
+    elif folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
         raise ShardError(f"{folder}: is not empty and holds no activations; choose another folder")
     if free is None:
         existing = next(parent for parent in (folder.absolute(), *folder.absolute().parents) if parent.exists())

@@ -128,9 +128,9 @@ class ActivationShards:
         return Labels(**out)
 
     def _located(self, indices: Sequence[int] | np.ndarray | Tensor) -> Iterator[tuple[int, Tensor, Tensor]]:
-        """(shard, places in `indices`, rows of the shard), the rows ascending so that a disk is read in one direction."""
+        """(shard, places in `indices`, rows of the shard), rows ascending: a disk is read in one direction."""
         wanted = np.asarray(indices, dtype=np.int64)
-        if len(wanted) and not (0 <= wanted.min() and wanted.max() < len(self)):
+        if len(wanted) and not (wanted.min() >= 0 and wanted.max() < len(self)):
             outside = wanted[(wanted < 0) | (wanted >= len(self))][0]
             raise ShardError(f"{self.folder}: has no token number {outside}; there are {len(self)}")
         order = np.argsort(wanted, kind="stable")
@@ -172,8 +172,8 @@ class ShardStream:
         self._counts = np.diff(shards.starts)
         if not any(self._batches_in(members) for members in self._groups(0)):
             raise ShardError(
-                f"{shards.folder}: {len(shards)} tokens in groups of {group} shards never fill a batch of {batch_size}: "
-                "use more tokens, larger groups or a smaller batch"
+                f"{shards.folder}: {len(shards)} tokens in groups of {group} shards never fill a batch of {batch_size}; use "
+                "more tokens, larger groups or a smaller batch"
             )
 
     def batches(self, start: int = 0) -> Iterator[Activations]:

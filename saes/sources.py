@@ -80,7 +80,7 @@ class TokenSource:
             raise CorpusError(f"tokens are [rows, length] or one long row, and these have shape {list(tokens.shape)}")
         if tokens.size == 0:
             raise CorpusError("there is not one token")
-        if separator is not None and tokens.ndim == 2 or pad is not None and tokens.ndim == 1:
+        if (pad if tokens.ndim == 1 else separator) is not None:
             raise CorpusError("`separator` is for one long row of tokens, `pad` for [rows, length]")
         self._tokens, self._separator, self._pad = tokens, separator, pad
         self._identity = identity or {"sha256": hashlib.sha256(np.ascontiguousarray(tokens)).hexdigest()}
