@@ -21,7 +21,8 @@ from saes.families import find_site, site_width
 from saes.files import FileError
 from saes.shard_writer import ShardPlan, prepare, size_sentence, write_shards
 from saes.shards import StoredType
-from saes.sources import TOKEN_SUFFIXES, CorpusError, Source, TextSource, TokenSource
+from saes.sources import TOKEN_SUFFIXES, CorpusError, Source, TokenSource
+from saes.text import TextSource
 
 _MOVES_PER_GAME = 50  # fewer than nearly all games have, so that enough are played
 
@@ -141,7 +142,8 @@ def load_model(source: str, *, dtype: torch.dtype, device: str) -> PreTrainedMod
         model = AutoModelForCausalLM.from_pretrained(source, dtype=dtype)
     except Exception as error:  # transformers passes on whatever its readers raise
         raise FileError(f"{source}: no readable language model ({str(error).splitlines()[0]})") from None
-    return model.to(device).eval().requires_grad_(False)
+    model.to(device)  # type: ignore[arg-type]  # transformers wraps .to without its signature
+    return model.eval().requires_grad_(False)
 
 
 def weights_digest(model: PreTrainedModel) -> str:

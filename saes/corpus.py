@@ -44,6 +44,12 @@ class Layout:
         return self.bos == "row" or (self.bos == "document" and self.rows == "document")
 
     @property
+    def bos_token(self) -> int:
+        """The id that is put in; only where `bos` is not none."""
+        assert self.bos_id is not None
+        return self.bos_id
+
+    @property
     def room(self) -> int:
         """Tokens of the corpus per row."""
         return self.context - self.starts_with_bos
@@ -127,7 +133,7 @@ class CorpusStream:
         for array, values in zip(whole, (tokens, documents, offsets), strict=True):
             array[row, column + bos] = values
         if bos:
-            whole[0][:, 0], whole[1][:, 0] = self._layout.bos_id, whole[1][:, 1]
+            whole[0][:, 0], whole[1][:, 0] = self._layout.bos_token, whole[1][:, 1]
         laid = [torch.from_numpy(array) for array in whole]
         positions = torch.arange(shape[1]).expand(shape).contiguous()
         return Rows(laid[0], laid[1] >= 0, positions, laid[1], laid[2])
@@ -176,7 +182,7 @@ class CorpusStream:
         if self._layout.bos == "document":
             first = np.flatnonzero(chunk.offsets == 0)
             return Chunk(
-                np.insert(chunk.tokens, first, self._layout.bos_id),
+                np.insert(chunk.tokens, first, self._layout.bos_token),
                 np.insert(chunk.documents, first, chunk.documents[first]),
                 np.insert(chunk.offsets, first, -1),
                 chunk.state,

@@ -21,6 +21,7 @@ from saes.harvest import harvest
 from saes.shards import FORMAT, INDEX, LABELS, STORED, ShardError, StoredType, damage, read_index
 from saes.sites import Site
 
+_UNFINISHED = ".*.part"  # what a kill in the middle of a file leaves
 _HEADER = 4096  # bytes of a shard beside its tensors, at most
 
 
@@ -102,7 +103,7 @@ def prepare(folder: Path, plan: ShardPlan, corpus: Corpus, free: int | None = No
                 f"{folder}: holds activations made with another {' and another '.join(other)}; "
                 "repeat those settings to go on with it, or choose another folder"
             )
-    elif folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
+    elif folder.is_file() or (folder.is_dir() and set(folder.iterdir()) - set(folder.glob(_UNFINISHED))):
         raise ShardError(f"{folder}: is not empty and holds no activations; choose another folder")
     if free is None:
         existing = next(parent for parent in (folder.absolute(), *folder.absolute().parents) if parent.exists())
@@ -132,8 +133,10 @@ def write_shards(
     `progress` is told the tokens of every pass or kept shard, `report` which shards were damaged and written again.
     """
     index = prepare(folder, plan, corpus, free)
-    for stale in folder.glob(".*.part"):  # of a run that was killed in the middle of a shard
+    for stale in folder.glob(_UNFINISHED):
         stale.unlink()
+    if not index["shards"]:  # first of all: a shard alone would not say whose it is
+        write_json(folder / INDEX, index)
     was_complete, shards = index["complete"], index["shards"]
     cursor, done, number = None, 0, 0
     stream: CorpusStream | None = None  # opened where the first shard to write begins, and again behind kept ones

@@ -6,6 +6,7 @@ writes it. `ShardStream` reads training batches: batch n is a pure function of (
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 from typing import Any, Literal
 
@@ -80,12 +81,12 @@ class ActivationShards:
             if not path.is_file() or path.stat().st_size != shard["bytes"]:
                 raise ShardError(damage(self.folder, shard) or f"{path}: damaged")
         # shard k holds tokens starts[k] .. starts[k + 1] - 1
-        self.starts = np.cumsum([0] + [shard["tokens"] for shard in self.index["shards"]])
+        self.starts = list(accumulate((shard["tokens"] for shard in self.index["shards"]), initial=0))
         self._mapped: dict[int, dict[str, Tensor]] = {}
 
     def __len__(self) -> int:
         """Number of tokens."""
-        return int(self.starts[-1])
+        return self.starts[-1]
 
     def check(self) -> None:
         """Compare every shard with its checksum; ShardError names the first that differs."""
@@ -172,8 +173,8 @@ class ShardStream:
         self._counts = np.diff(shards.starts)
         if not any(self._batches_in(members) for members in self._groups(0)):
             raise ShardError(
-                f"{shards.folder}: {len(shards)} tokens in groups of {group} shards never fill a batch of {batch_size}; use "
-                "more tokens, larger groups or a smaller batch"
+                f"{shards.folder}: its {len(shards)} tokens, {group} shards at a time, never fill a batch of "
+                f"{batch_size}: use more tokens, larger groups or a smaller batch"
             )
 
     def batches(self, start: int = 0) -> Iterator[Activations]:
