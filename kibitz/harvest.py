@@ -118,12 +118,12 @@ def run_harvest(config: HarvestConfig) -> str:
     source, layout = _corpus(config, source_of_model)
     _check_length(model, layout)
     corpus = Corpus(source, layout, vocabulary)
-    index = prepare(config.out, plan, corpus)
     size = size_sentence(plan.total_bytes(layout.context))
     names = ", ".join(site.name for site in sites)
     sentence = f"{config.tokens} tokens at {names} in {config.dtype}: up to {size} in {config.out}"
     if config.dry_run:
         return sentence
+    index = prepare(config.out, plan, corpus)
     kept = sum(shard["tokens"] for shard in index["shards"])
     print(sentence + (f"; {kept} tokens are there" if kept else ""), flush=True)
     try:
