@@ -113,7 +113,7 @@ def run_harvest(config: HarvestConfig) -> str:
         config.shard_mib << 20,
         config.batch_rows,
         config.drop_bos,
-        {"source": source_of_model, "weights": weights_digest(model), "dtype": config.model_dtype},
+        {"source": _named(source_of_model), "weights": weights_digest(model), "dtype": config.model_dtype},
     )
     source, layout = _corpus(config, source_of_model)
     _check_length(model, layout)
@@ -154,6 +154,11 @@ def weights_digest(model: PreTrainedModel) -> str:
         sample = flat[:: max(1, flat.numel() // 256)].double().cpu().numpy()
         digest.update(f"{name} {list(tensor.shape)} {tensor.dtype}".encode() + sample.tobytes())
     return digest.hexdigest()
+
+
+def _named(model: str) -> str:
+    """A folder's own name, wherever it stands, or the name on the hub."""
+    return Path(model).resolve().name if Path(model).is_dir() else model
 
 
 def _corpus(config: HarvestConfig, model: str) -> tuple[Source, Layout]:
