@@ -18,11 +18,13 @@ from kibitz.bench import BenchConfig, run_bench
 from kibitz.convert import ExportConfig, ImportConfig, export_dictionary, import_dictionary
 from kibitz.demo import DemoConfig, run_demo
 from kibitz.evaluate import EvalConfig, run_eval
+from kibitz.harvest import HarvestConfig, run_harvest
 from kibitz.sweep import SweepConfig, run_sweep
 
 COMMANDS: dict[str, tuple[type, Callable[[Any], str]]] = {
     "demo": (DemoConfig, lambda config: f"Report: {run_demo(config)}"),
     "sweep": (SweepConfig, run_sweep),
+    "harvest": (HarvestConfig, run_harvest),
     "eval": (EvalConfig, run_eval),
     "export": (ExportConfig, export_dictionary),
     "import": (ImportConfig, import_dictionary),
@@ -40,8 +42,8 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         command = parse(sys.argv[1:] if arguments is None else arguments)
         print(RUN[type(command)](command))
-    except KeyboardInterrupt:
-        _fail("interrupted; the run folder is as it was before", 130)
+    except KeyboardInterrupt as interrupt:
+        _fail(str(interrupt) or "interrupted; the run folder is as it was before", 130)
     except MemoryError:
         _fail("out of memory; close other programs, or ask for something smaller", 1)
     except (ValueError, OSError) as error:
