@@ -20,9 +20,11 @@ from kibitz.demo import DemoConfig, run_demo
 from kibitz.evaluate import EvalConfig, run_eval
 from kibitz.harvest import HarvestConfig, run_harvest
 from kibitz.sweep import SweepConfig, run_sweep
+from kibitz.train import RunConfig, run_train
 
 COMMANDS: dict[str, tuple[type, Callable[[Any], str]]] = {
     "demo": (DemoConfig, lambda config: f"Report: {run_demo(config)}"),
+    "train": (RunConfig, run_train),
     "sweep": (SweepConfig, run_sweep),
     "harvest": (HarvestConfig, run_harvest),
     "eval": (EvalConfig, run_eval),

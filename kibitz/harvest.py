@@ -9,16 +9,15 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import torch
 from tqdm import tqdm
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel
 
 from boardgames.lm import OTHELLO_GPT
 from boardgames.othello.transcript import CONTEXT, PAD
 from kibitz.chain.games import prepare_games
 from saes.corpus import Corpus, Layout
 from saes.families import find_site, site_width
-from saes.files import FileError
+from saes.models import load_model, load_tokenizer
 from saes.shard_writer import ShardPlan, prepare, size_sentence, write_shards
 from saes.shards import StoredType
 from saes.sources import TOKEN_SUFFIXES, CorpusError, Source, TokenSource
@@ -34,7 +33,7 @@ class HarvestConfig:
     sites: tuple[str, ...] = ("resid_1",)
     """where to read the model, such as resid_1 mlp_1"""
     model: str | None = None
-    """a folder or a name on the hub; by default the OthelloGPT that ships"""
+    """a folder, a GGUF file or a name on the hub; by default the OthelloGPT that ships"""
     corpus: str | None = None
     """text (.txt, .jsonl, .json, .csv, .tsv, .parquet; a file, a folder, a pattern with *, or a name on the hub) or
     token ids (.npy, .npz, .safetensors, .bin); by default games"""
@@ -75,8 +74,8 @@ class HarvestConfig:
     """of the activations on disk; int8 has a scale for each token"""
     model_dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     """of the model's weights"""
-    device: str = "cpu"
-    """where the model runs"""
+    device: str = "auto"
+    """where the model runs; auto: the GPU if there is one"""
     batch_rows: int = 32
     """rows per forward pass"""
     shard_mib: int = 256
@@ -103,7 +102,7 @@ class HarvestConfig:
 def run_harvest(config: HarvestConfig) -> str:
     """The sentence to print; shards appear in the folder one by one, each whole."""
     source_of_model = config.model or str(OTHELLO_GPT)
-    model = load_model(source_of_model, dtype=getattr(torch, config.model_dtype), device=config.device)
+    model = load_model(source_of_model, dtype=config.model_dtype, device=config.device)
     vocabulary = int(model.config.get_text_config().vocab_size)
     sites = list(dict.fromkeys(find_site(model, name) for name in config.sites))
     plan = ShardPlan(
@@ -136,16 +135,6 @@ def run_harvest(config: HarvestConfig) -> str:
     return f"{config.out}: {written} tokens in {count} shards{ended}"
 
 
-def load_model(source: str, *, dtype: torch.dtype, device: str) -> PreTrainedModel:
-    """A causal language model from a folder or the hub, frozen and in evaluation mode."""
-    try:
-        model = AutoModelForCausalLM.from_pretrained(source, dtype=dtype)
-    except Exception as error:  # transformers passes on whatever its readers raise
-        raise FileError(f"{source}: no readable language model ({str(error).splitlines()[0]})") from None
-    model.to(device)  # type: ignore[arg-type]  # transformers wraps .to without its signature
-    return model.eval().requires_grad_(False)
-
-
 def weights_digest(model: PreTrainedModel) -> str:
     """A hash of names, shapes and a sample of values of all weights, wherever they were loaded from."""
     digest = hashlib.sha256()
@@ -157,8 +146,8 @@ def weights_digest(model: PreTrainedModel) -> str:
 
 
 def _named(model: str) -> str:
-    """A folder's own name, wherever it stands, or the name on the hub."""
-    return Path(model).resolve().name if Path(model).is_dir() else model
+    """A folder's or file's own name, wherever it stands, or the name on the hub."""
+    return Path(model).resolve().name if Path(model).exists() else model
 
 
 def _corpus(config: HarvestConfig, model: str) -> tuple[Source, Layout]:
@@ -173,9 +162,9 @@ def _corpus(config: HarvestConfig, model: str) -> tuple[Source, Layout]:
             Path(config.corpus), key=config.key, dtype=config.bin_dtype, separator=config.separator, pad=config.pad
         )
         if bos["bos"] != "none":
-            bos["bos_id"] = _load_tokenizer(model).bos_token_id
+            bos["bos_id"] = load_tokenizer(model).bos_token_id
         return source, Layout(config.context, config.rows, **bos)
-    tokenizer = _load_tokenizer(model)
+    tokenizer = load_tokenizer(model)
     source = TextSource(
         config.corpus,
         tokenizer,
@@ -189,13 +178,6 @@ def _corpus(config: HarvestConfig, model: str) -> tuple[Source, Layout]:
     bos["bos_id"] = tokenizer.bos_token_id
     bos["bos"] = config.bos or ("none" if tokenizer.bos_token_id is None else "document")
     return source, Layout(config.context, config.rows, **bos)
-
-
-def _load_tokenizer(model: str) -> PreTrainedTokenizerBase:
-    try:
-        return AutoTokenizer.from_pretrained(model)
-    except Exception as error:  # as above
-        raise CorpusError(f"{model}: no readable tokenizer ({str(error).splitlines()[0]})") from None
 
 
 def _check_length(model: PreTrainedModel, layout: Layout) -> None:

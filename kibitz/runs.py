@@ -49,7 +49,7 @@ def run_folder(out: Path, config: Any, seed: int, inputs: Mapping[str, Path]) ->
     stage = Path(tempfile.mkdtemp(prefix=f"{prefix}{os.getpid()}-", dir=out.parent))
     try:
         stage.chmod(0o755)
-        write_text(stage / "config.yaml", yaml.safe_dump(_plain(config), sort_keys=False))
+        write_text(stage / "config.yaml", yaml.safe_dump(plain(config), sort_keys=False))
         write_json(
             stage / "manifest.json",
             {
@@ -98,12 +98,12 @@ def _alive(stage: Path) -> bool:
     return True
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """Dataclasses and paths as what YAML can hold."""
     if is_dataclass(value) and not isinstance(value, type):
-        return _plain(asdict(value))
+        return plain(asdict(value))
     if isinstance(value, Mapping):
-        return {str(k): _plain(v) for k, v in value.items()}
+        return {str(k): plain(v) for k, v in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(v) for v in value]
+        return [plain(v) for v in value]
     return str(value) if isinstance(value, Path) else value

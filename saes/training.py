@@ -9,11 +9,16 @@ from tqdm import tqdm
 from saes.architectures import AffineDictionary
 from saes.buffer import Activations, ActivationStream
 from saes.files import FileError
-from saes.objective import Batch
+from saes.objective import Batch, Loss
 from saes.recorder import Recorder, Silent
 from saes.run_checkpoints import Checkpoints
 from saes.sites import Site
 from saes.trainer import Trainer
+
+
+class TrainingError(ValueError):
+    """Training cannot go on."""
+
 
 A = TypeVar("A", bound=AffineDictionary)
 
@@ -24,6 +29,20 @@ def batch_for(dictionary: AffineDictionary, activations: Activations) -> Batch:
     return Batch(
         inputs, inputs if dictionary.reads == dictionary.writes else _side_by_side(dictionary.writes, activations)
     )
+
+
+def check_finite(name: str, step: int, loss: Loss, batch: Batch, checkpoints: Checkpoints | None) -> None:
+    """TrainingError that says which dictionary, whether its activations are to blame, and what is left."""
+    finite = loss.total.isfinite()
+    if bool(finite.all()):
+        return
+    members = "" if len(finite) == 1 else f", members {(~finite).nonzero()[:, 0].tolist()}"
+    if not bool(batch.inputs.isfinite().all()) or not bool(batch.targets.isfinite().all()):
+        cause = "the activations hold NaN or infinite values; look at the model, or at its dtype"
+    else:
+        cause = "the activations are finite; a lower learning rate may help"
+    kept = "" if checkpoints is None else f"; the checkpoints in {checkpoints.folder} are from before"
+    raise TrainingError(f"{name}{members}: the loss is not finite at step {step}: {cause}{kept}")
 
 
 def _side_by_side(sites: tuple[Site, ...], activations: Activations) -> torch.Tensor:
@@ -66,9 +85,10 @@ def train_stacks(
     save_every: int = 500,
     progress: bool = True,
 ) -> dict[str, list[A]]:
-    """Train stacks of dictionaries on shared batches to the end; continues from the last of `checkpoints`, if there is one.
+    """Train stacks of dictionaries on shared batches to the end, from the last of `checkpoints` if there is one.
 
     All trainers must ask for the same number of steps. A resumed run draws the batches that an undisturbed one would.
+    A loss that is not finite ends the run (TrainingError) where it is logged, and never gets into a checkpoint.
     """
     recorder = recorder or Silent()
     steps = {trainer.config.steps for trainer in trainers.values()}
@@ -90,9 +110,12 @@ def train_stacks(
     with tqdm(total=total, initial=done, desc="train", unit="step", disable=not progress) as bar:
         for step in range(done, total):
             activations = next(stream)
+            save = (step + 1) % save_every == 0 or step + 1 == total
             for name, trainer in trainers.items():
                 batch = batch_for(trainer.stack, activations)
-                trainer.step(batch)
+                loss = trainer.step(batch)
+                if step % log_every == 0 or save:
+                    check_finite(name, step, loss, batch, checkpoints)
                 if step % log_every == 0 or step + 1 == total:
                     measured = trainer.measure(batch)
                     for member, values in enumerate(measured):
@@ -100,6 +123,6 @@ def train_stacks(
                         recorder.record(step, {"site": name, **which, **values})
                     bar.set_postfix(l0=f"{measured[0]['l0']:.1f}", explained=f"{measured[0]['variance_explained']:.3f}")
             bar.update()
-            if checkpoints is not None and ((step + 1) % save_every == 0 or step + 1 == total):
+            if checkpoints is not None and save:
                 checkpoints.save(step + 1, {name: trainer.state_dict() for name, trainer in trainers.items()})
     return {name: trainer.finish() for name, trainer in trainers.items()}

@@ -119,7 +119,7 @@ WRONG = [
     (["--context", "0"], "context is 0"),
     (["--tokens", "0"], "tokens is 0"),
     (["--games", "games.npz"], "give a corpus or games, not both"),
-    (["--model", "nowhere/at-all"], "nowhere/at-all: no readable language model"),
+    (["--model", "nowhere/at-all"], "nowhere/at-all"),
     (["--out", "lm"], "is not empty and holds no activations"),
     (["--tokens", "100000000000000"], "are to be written and the disk has"),
 ]
@@ -136,7 +136,7 @@ def test_mistakes_end_in_one_sentence(folder, capsys, change, said):
 
 def test_text_needs_a_tokenizer_and_a_model_needs_a_corpus(folder, capsys):
     for command, said in [
-        (["harvest", "--corpus", "t.jsonl", "--context", "59"], "text needs a tokenizer"),
+        (["harvest", "--corpus", "t.jsonl", "--context", "59"], "no tokenizer can be read there"),
         (["harvest", "--model", "lm"], "needs --corpus or --games"),
     ]:
         with pytest.raises(SystemExit):
