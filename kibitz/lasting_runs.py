@@ -6,6 +6,8 @@ that writes, and freed by the system whatever ends it.
 
 import fcntl
 import os
+import shutil
+import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -14,7 +16,7 @@ from typing import Any
 
 import yaml
 
-from kibitz.runs import FORMAT, RunError, check_replaceable, plain, versions
+from kibitz.runs import RunError, check_replaceable, plain, versions
 from saes.files import read_json, write_json, write_text
 
 LASTING = "kibitz-lasting-run-1"
@@ -27,21 +29,31 @@ def lasting_run(out: Path, config: Any, ignored: Sequence[str] = ()) -> Iterator
     `ignored`: settings that may change between calls, because they change no result.
     """
     out = Path(os.path.abspath(out))
-    manifest = out / "manifest.json"
-    if out.exists() and not (manifest.is_file() and read_json(manifest).get("format") == LASTING):
-        if manifest.is_file() and read_json(manifest).get("format") == FORMAT:
-            raise RunError(f"{out}: holds another kind of run; choose another folder")
-        check_replaceable(out)
-    out.mkdir(parents=True, exist_ok=True)
+    settings = {name: value for name, value in plain(config).items() if name not in ignored}
+    if not (out / "manifest.json").is_file():
+        _begin(out, config, settings)
+    manifest = read_json(out / "manifest.json")
+    if manifest.get("format") != LASTING:
+        raise RunError(f"{out}: holds another kind of run; choose another folder")
     with _locked(out):
-        settings = {name: value for name, value in plain(config).items() if name not in ignored}
-        if manifest.is_file():
-            _check_same(out, read_json(manifest)["settings"], settings)
-        else:
-            write_text(out / "config.yaml", yaml.safe_dump(plain(config), sort_keys=False))
-            began = datetime.now(UTC).isoformat(timespec="seconds")
-            write_json(manifest, {"format": LASTING, "created": began, "versions": versions(), "settings": settings})
+        _check_same(out, manifest["settings"], settings)
         yield out
+
+
+def _begin(out: Path, config: Any, settings: dict[str, Any]) -> None:
+    """The folder with config and manifest in it, or none: a kill leaves nothing half-made at its place."""
+    check_replaceable(out)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    stage = Path(tempfile.mkdtemp(prefix=f".{out.name}.part-{os.getpid()}-", dir=out.parent))
+    try:
+        stage.chmod(0o755)
+        began = datetime.now(UTC).isoformat(timespec="seconds")
+        write_text(stage / "config.yaml", yaml.safe_dump(plain(config), sort_keys=False))
+        record = {"format": LASTING, "created": began, "versions": versions(), "settings": settings}
+        write_json(stage / "manifest.json", record)
+        os.replace(stage, out)
+    finally:
+        shutil.rmtree(stage, ignore_errors=True)
 
 
 @contextmanager

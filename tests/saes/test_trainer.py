@@ -1,6 +1,7 @@
 """The training loop: logging is free of side effects, resuming is bit-exact, sites do not disturb one another."""
 
 import copy
+import itertools
 
 import pytest
 import torch
@@ -19,7 +20,7 @@ from saes.run_checkpoints import Checkpoints
 from saes.sites import Site
 from saes.target_l0 import TargetL0, TargetL0Config
 from saes.trainer import TrainConfig, Trainer
-from saes.training import batch_for, train, train_stacks
+from saes.training import TrainingError, batch_for, train, train_stacks
 from tests.saes.dictionaries_for_tests import OTHER, SITE, VARIANTS, Stream, fresh, objective_for
 from tests.saes.models_for_tests import hook_count, some_tokens, tiny
 
@@ -130,6 +131,33 @@ def test_a_checkpoint_of_another_run_is_refused(tmp_path):
     with pytest.raises(FileError, match=r"checkpoints: holds \['resid_0'\]"):
         run(["resid_1"], checkpoints=checkpoints)
     assert {file.name: file.read_bytes() for file in checkpoints.folder.iterdir()} == before
+
+
+@pytest.mark.parametrize("where", ["activations", "learning_rate"])
+def test_a_loss_that_is_not_finite_ends_the_run_and_spoils_no_checkpoint(where, tmp_path):
+    site = SITE
+
+    class Stream:
+        def sample(self):
+            return {site: torch.randn(64, 8, generator=torch.Generator().manual_seed(0))}
+
+        def batches(self, start=0):
+            for number in itertools.count(start):
+                x = torch.randn(64, 8, generator=torch.Generator().manual_seed(number))
+                yield {site: x.index_fill(0, torch.tensor([3]), torch.nan) if number == 14 else x}
+
+    rate = 1e-3 if where == "activations" else 1e30
+    d = ReLUDictionary(ReLUConfig(8, 16, unit_norm=False), [site])
+    trainer = Trainer(d, SparseReconstruction(Lp(LpConfig(0.1))), TrainConfig(steps=40, learning_rate=rate, warmup=0.3))
+    checkpoints = Checkpoints(tmp_path / "checkpoints")
+    said = "hold NaN or infinite" if where == "activations" else "a lower learning rate may help"
+    options = {"checkpoints": checkpoints, "save_every": 5 if where == "activations" else 1, "log_every": 50}
+    with pytest.raises(TrainingError, match=said):
+        train_stacks({"x": trainer}, Stream(), progress=False, **options)
+    state = checkpoints.load()
+    if state is not None:
+        assert all(t.isfinite().all() for t in state["x"]["dictionary"].values())
+    assert where == "learning_rate" or state["x"]["steps_done"] == 10
 
 
 def test_trainers_of_different_lengths_do_not_share_batches():

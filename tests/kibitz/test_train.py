@@ -1,0 +1,137 @@
+"""`kibitz train`: what a run folder holds, going on with it, and whom it turns away."""
+
+import fcntl
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from kibitz import train as training_command
+from kibitz.runs import RunError, run_folder
+from kibitz.train import RunConfig, run_train
+from saes.checkpoint import load_dictionary
+from saes.files import read_json
+from saes.recorder import read_records
+from saes.run_checkpoints import Checkpoints
+
+SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "check_resume.py"
+
+
+@pytest.fixture(autouse=True)
+def few_games(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(training_command, "GAMES", 300)
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> RunConfig:
+    return RunConfig(
+        sites=("resid_0", "mlp_0"),
+        coefficients=(0.02, 0.1),
+        steps=20,
+        batch_size=64,
+        expansion=2,
+        save_every=8,
+        log_every=10,
+        out=tmp_path / "run",
+    )
+
+
+def test_many_sites_and_members_from_one_pass(config):
+    printed = run_train(config)
+    rows = read_json(config.out / "results.json")["rows"]
+    assert [(row["site"], row["coefficient"]) for row in rows] == [
+        (site, c) for site in ("resid_0", "mlp_0") for c in (0.02, 0.1)
+    ]
+    for row in rows:
+        dictionary = load_dictionary(config.out / row["folder"])
+        assert dictionary.site.name == row["site"] and dictionary.features == 256
+    assert printed.startswith((config.out / "table.txt").read_text().rstrip())
+    assert {r["step"] for r in read_records(config.out / "metrics.jsonl")} == {0, 10, 19}
+    assert len(list((config.out / "checkpoints").glob("step-*.pt"))) == 2
+
+
+def weights(out: Path) -> dict[str, dict[str, torch.Tensor]]:
+    return {
+        str(p.parent.relative_to(out)): load_dictionary(p.parent).state_dict()
+        for p in out.rglob("dictionary.safetensors")
+    }
+
+
+def test_a_run_goes_on_where_it_stopped(config, monkeypatch):
+    run_train(config)
+    expected = weights(config.out)
+    other = replace(config, out=config.out.parent / "other")
+    saved = Checkpoints.save
+
+    def save_once(self, step, state):
+        saved(self, step, state)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Checkpoints, "save", save_once)
+    with pytest.raises(KeyboardInterrupt):
+        run_train(other)
+    assert not (other.out / "dictionaries").exists()
+    monkeypatch.setattr(Checkpoints, "save", saved)
+    run_train(replace(other, save_every=5, log_every=3, keep=1))  # these change no result
+    found = weights(other.out)
+    assert found.keys() == expected.keys()
+    for folder, tensors in expected.items():
+        assert all(torch.equal(found[folder][name], tensor) for name, tensor in tensors.items())
+
+
+def test_other_settings_are_refused_and_nothing_is_touched(config):
+    run_train(config)
+    before = {p: p.read_bytes() for p in config.out.rglob("*") if p.is_file()}
+    with pytest.raises(RunError, match=r"other settings \(learning_rate is 0.001 there and 0.01 here\)"):
+        run_train(replace(config, learning_rate=0.01))
+    assert {p: p.read_bytes() for p in config.out.rglob("*") if p.is_file()}.keys() == before.keys()
+
+
+def test_a_second_process_is_turned_away(config):
+    run_train(config)
+    with open(config.out / "lock", "a+") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        lock.truncate(0)
+        lock.write("4321")
+        lock.flush()
+        with pytest.raises(RunError, match="process 4321 is training in this folder"):
+            run_train(config)
+    run_train(config)
+
+
+def test_another_folder_is_left_alone(config, tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("all of it")
+    with pytest.raises(RunError, match="not a run of kibitz"):
+        run_train(replace(config, out=tmp_path / "mine"))
+    with run_folder(tmp_path / "demo", config, 0, {}):
+        pass
+    with pytest.raises(RunError, match="another kind of run"):
+        run_train(replace(config, out=tmp_path / "demo"))
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"steps": 5}, "steps is 5"),
+        ({"keep": 0}, "keep is 0"),
+        ({"sites": ()}, "sites is empty"),
+        ({"architecture": "crosscoder"}, "crosscoder reads several sites"),
+        ({"architecture": "topk"}, "topk has no coefficient"),
+        ({"architecture": "topk", "coefficients": ()}, "needs either k or target_l0"),
+        ({"activations": Path("a"), "games": Path("b")}, "not both"),
+    ],
+)
+def test_a_run_that_cannot_be_is_refused_before_it_starts(changed, said, config):
+    with pytest.raises(ValueError, match=said):
+        replace(config, **changed)
+
+
+@pytest.mark.slow
+def test_killed_runs_end_with_the_same_bits():
+    command = [sys.executable, str(SCRIPT), "--kills", "3", "--steps", "120", "--save-every", "10"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0 and "0 differences" in done.stdout, done.stdout + done.stderr
