@@ -24,7 +24,8 @@ torch.set_num_threads(1)
 
 @pytest.fixture(autouse=True)
 def seed() -> None:
-    """Every test starts from the same random state, in whatever order and on whatever worker it runs."""
+    """Every test starts from the same random state and threads, in whatever order and on whatever worker it runs."""
+    torch.set_num_threads(1)
     torch.manual_seed(0)
     np.random.seed(0)
 

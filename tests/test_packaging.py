@@ -94,15 +94,19 @@ def test_every_import_is_declared_and_every_dependency_imported() -> None:
     assert tests <= RUNTIME.keys() | optional | EXTRAS["dev"].keys(), "imported by a test and not declared"
 
 
+# torch's CUDA builds name the Triton that they need exactly, so that a pin of ours could not be met beside one
+PINNED = [r for name, r in {**RUNTIME, **EXTRAS["dev"]}.items() if name != "triton"]
+
+
 def test_pins_satisfy_the_ranges() -> None:
-    for requirement in [*RUNTIME.values(), *EXTRAS["dev"].values()]:
+    for requirement in PINNED:
         name = canonicalize_name(requirement.name)
         assert name in PINS, f"constraints.txt does not pin {name}"
         assert Version(PINS[name]) in requirement.specifier, f"{requirement}, but constraints.txt has {PINS[name]}"
 
 
 def test_everything_that_gets_installed_is_pinned() -> None:
-    queue, seen = [*RUNTIME.values(), *EXTRAS["dev"].values()], set()
+    queue, seen = list(PINNED), set()
     while queue:
         requirement = queue.pop()
         name = canonicalize_name(requirement.name)
