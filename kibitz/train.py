@@ -20,7 +20,7 @@ from saes.checkpoint import save_dictionary
 from saes.dead_features import AuxK
 from saes.families import find_site, site_width
 from saes.files import write_json, write_text
-from saes.recipes import check_members, grid, trainer_for
+from saes.recipes import Member, check_members, grid, trainer_for
 from saes.recorder import JSONLines
 from saes.run_checkpoints import Checkpoints
 from saes.shards import ActivationShards, ShardStream
@@ -89,7 +89,7 @@ class RunConfig:
             raise ValueError("crosscoder reads several sites: kibitz train trains at one site each")
         check_members(self.architecture, self.members())
 
-    def members(self) -> list:
+    def members(self) -> list[Member]:
         """Every combination."""
         return grid(self.seeds, self.coefficients, self.p_ends, self.ks, self.target_l0s)
 
