@@ -217,7 +217,7 @@ def auxiliary(w: Weights, pre: Tensor, residual: Tensor, k: int, normalise: bool
     """mean_b ||residual - what the k most active dead features decode to||^2; the residual is a constant."""
     residual, total = residual.detach(), torch.zeros(())
     for b in range(len(pre)):
-        chosen = sorted((f for f in DEAD if pre[b, f] > 0), key=lambda f: -float(pre[b, f]))[:k]
+        chosen = sorted((f for f in DEAD if pre[b, f] > 0), key=lambda f: -float(pre[b, f].detach()))[:k]
         decoded = sum((pre[b, f] * w["W_dec"][f] for f in chosen), torch.zeros(()))
         total = total + ((residual[b] - decoded) ** 2).sum()
     variance = ((residual - residual.mean(0)) ** 2).sum() if normalise else len(pre)
