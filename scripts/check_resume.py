@@ -2,8 +2,9 @@
 
     python scripts/check_resume.py [--kills 20] [--architecture p_annealing] [--seed 0]
 
-One run is left alone; the other is killed over and over, also in the middle of writing a checkpoint, and started again
-with the same command. Exit status 1 if a single bit of a weight, or of the last checkpoint's state, differs.
+One run is left alone; others are killed over and over, also in the middle of writing a checkpoint, and started again
+with the same command until they reach the end. Exit status 1 if a single bit of a weight, or of the last checkpoint's
+state, differs.
 """
 
 import contextlib
@@ -52,10 +53,10 @@ def undisturbed(s: Settings, out: Path) -> float:
     return time.monotonic() - began
 
 
-def disturbed(s: Settings, out: Path, seconds: float) -> tuple[int, int]:
-    """Kills that hit a running process, and how many of them fell into the writing of a file; then run to the end."""
-    moments, hits, torn = random.Random(s.seed), 0, 0
-    while hits < s.kills:
+def disturbed(s: Settings, out: Path, seconds: float, kills: int, moments: random.Random) -> tuple[int, int]:
+    """One run to its end, killed up to `kills` times: kills, and how many of them fell into the writing of a file."""
+    hits = torn = 0
+    while hits < kills:
         process = subprocess.Popen(command(s, out), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         if hits % 2:  # every other kill waits for a checkpoint in the making
             _until_writing(process, out, limit=seconds * moments.uniform(0.2, 1.0))
@@ -118,12 +119,18 @@ def main(s: Settings) -> None:
     try:
         seconds = undisturbed(s, scratch / "undisturbed")
         print(f"{s.architecture}: {s.steps} steps undisturbed in {seconds:.0f} s", flush=True)
-        hits, torn = disturbed(s, scratch / "disturbed", seconds)
-        found = differences(scratch / "undisturbed", scratch / "disturbed")
-        print(f"{hits} kills, {torn} of them in the middle of a write; {len(found)} differences")
+        moments, kills, torn, found = random.Random(s.seed), 0, 0, []
+        while kills < s.kills and not found:
+            out = scratch / "disturbed"
+            hits, inside = disturbed(s, out, seconds, s.kills - kills, moments)
+            found = differences(scratch / "undisturbed", out)
+            kills, torn = kills + hits, torn + inside
+            print(f"{hits} kills, {inside} of them in the middle of a write; {len(found)} differences", flush=True)
+            shutil.rmtree(out)
+        print(f"in all {kills} kills, {torn} in the middle of a write; {len(found)} differences")
         for line in found:
             print(f"  {line}")
-        sys.exit(1 if found or not hits else 0)
+        sys.exit(1 if found else 0)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 
