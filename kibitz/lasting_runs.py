@@ -8,7 +8,7 @@ import fcntl
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,19 +17,23 @@ from typing import Any
 import yaml
 
 from kibitz.runs import RunError, check_replaceable, plain, versions
-from saes.files import read_json, write_json, write_text
+from saes.files import read_json, sha256, write_json, write_text
 
 LASTING = "kibitz-lasting-run-1"
 
 
 @contextmanager
-def lasting_run(out: Path, config: Any, ignored: Sequence[str] = ()) -> Iterator[Path]:
+def lasting_run(
+    out: Path, config: Any, ignored: Sequence[str] = (), inputs: Mapping[str, Path] | None = None
+) -> Iterator[Path]:
     """The folder of a run with these settings, begun or gone on with; RunError if it is another run or in use.
 
-    `ignored`: settings that may change between calls, because they change no result.
+    `ignored`: settings that may change between calls, because they change no result. `inputs`: files that the result
+    depends on, which may not. Ctrl-C says that the same command goes on.
     """
     out = Path(os.path.abspath(out))
     settings = {name: value for name, value in plain(config).items() if name not in ignored}
+    settings |= {f"sha256 of {name}": sha256(path) for name, path in (inputs or {}).items()}
     if not (out / "manifest.json").is_file():
         _begin(out, config, settings)
     manifest = read_json(out / "manifest.json")
@@ -37,7 +41,10 @@ def lasting_run(out: Path, config: Any, ignored: Sequence[str] = ()) -> Iterator
         raise RunError(f"{out}: holds another kind of run; choose another folder")
     with _locked(out):
         _check_same(out, manifest["settings"], settings)
-        yield out
+        try:
+            yield out
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt(f"interrupted; the same command goes on with {out}") from None
 
 
 def _begin(out: Path, config: Any, settings: dict[str, Any]) -> None:

@@ -87,7 +87,10 @@ class RunConfig:
             raise ValueError("give activations or games, not both")
         if self.architecture == "crosscoder":
             raise ValueError("crosscoder reads several sites: kibitz train trains at one site each")
-        check_members(self.architecture, self.members())
+        members = self.members()
+        check_members(self.architecture, members)
+        if len(set(members)) < len(members):
+            raise ValueError("a setting is given twice: the run would train the same dictionary again")
 
     def members(self) -> list[Member]:
         """Every combination."""
@@ -96,7 +99,8 @@ class RunConfig:
 
 def run_train(config: RunConfig) -> str:
     """The table to print."""
-    with lasting_run(config.out, config, ignored=("keep", "log_every", "save_every", "out")) as run:
+    ignored = ("keep", "log_every", "save_every", "out")
+    with lasting_run(config.out, config, ignored, _inputs(config)) as run:
         widths, stream = _stream(config)
         members = config.members()
         trainers = {
@@ -133,6 +137,14 @@ def run_train(config: RunConfig) -> str:
         table = "\n\n".join(tables)
         write_text(run / "table.txt", table + "\n")
     return f"{table}\nDictionaries: {config.out / 'dictionaries'}"
+
+
+def _inputs(config: RunConfig) -> dict[str, Path]:
+    """Files that the weights depend on; the index of activations holds the checksums of all of them."""
+    if config.activations is not None:
+        return {"activations": config.activations / "index.json"}
+    games = {"games": config.games} if config.games is not None else {}
+    return {"model": OTHELLO_GPT / "model.safetensors", **games}
 
 
 def _stream(config: RunConfig) -> tuple[dict[Site, int], ActivationStream]:

@@ -45,6 +45,16 @@ def check_finite(name: str, step: int, loss: Loss, batch: Batch, checkpoints: Ch
     raise TrainingError(f"{name}{members}: the loss is not finite at step {step}: {cause}{kept}")
 
 
+def check_weights(name: str, step: int, trainer: Trainer[A], checkpoints: Checkpoints) -> None:
+    """TrainingError if a weight is not finite: a step can spoil weights though its own loss was finite."""
+    wrong = [key for key, p in trainer.stack.named_parameters() if not bool(p.isfinite().all())]
+    if wrong:
+        raise TrainingError(
+            f"{name}: {', '.join(wrong)} hold NaN or infinite values after step {step}; "
+            f"a lower learning rate may help; the checkpoints in {checkpoints.folder} are from before"
+        )
+
+
 def _side_by_side(sites: tuple[Site, ...], activations: Activations) -> torch.Tensor:
     return activations[sites[0]] if len(sites) == 1 else torch.cat([activations[site] for site in sites], dim=-1)
 
@@ -88,7 +98,7 @@ def train_stacks(
     """Train stacks of dictionaries on shared batches to the end, from the last of `checkpoints` if there is one.
 
     All trainers must ask for the same number of steps. A resumed run draws the batches that an undisturbed one would.
-    A loss that is not finite ends the run (TrainingError) where it is logged, and never gets into a checkpoint.
+    A loss or weight that is not finite ends the run (TrainingError) when it is logged or before it is saved.
     """
     recorder = recorder or Silent()
     steps = {trainer.config.steps for trainer in trainers.values()}
@@ -124,5 +134,7 @@ def train_stacks(
                     bar.set_postfix(l0=f"{measured[0]['l0']:.1f}", explained=f"{measured[0]['variance_explained']:.3f}")
             bar.update()
             if checkpoints is not None and save:
+                for name, trainer in trainers.items():
+                    check_weights(name, step, trainer, checkpoints)
                 checkpoints.save(step + 1, {name: trainer.state_dict() for name, trainer in trainers.items()})
     return {name: trainer.finish() for name, trainer in trainers.items()}

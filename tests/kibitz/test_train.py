@@ -3,12 +3,15 @@
 import fcntl
 import subprocess
 import sys
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
+from boardgames.othello.rules import random_games
 from kibitz import train as training_command
 from kibitz.runs import RunError, run_folder
 from kibitz.train import RunConfig, run_train
@@ -71,7 +74,7 @@ def test_a_run_goes_on_where_it_stopped(config, monkeypatch):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(Checkpoints, "save", save_once)
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(KeyboardInterrupt, match="the same command goes on with"):
         run_train(other)
     assert not (other.out / "dictionaries").exists()
     monkeypatch.setattr(Checkpoints, "save", saved)
@@ -88,6 +91,14 @@ def test_other_settings_are_refused_and_nothing_is_touched(config):
     with pytest.raises(RunError, match=r"other settings \(learning_rate is 0.001 there and 0.01 here\)"):
         run_train(replace(config, learning_rate=0.01))
     assert {p: p.read_bytes() for p in config.out.rglob("*") if p.is_file()}.keys() == before.keys()
+
+
+def test_other_games_at_the_same_place_are_refused(config, tmp_path):
+    games = tmp_path / "games.npz"
+    for seed, refused in ((1, False), (2, True)):
+        np.savez(games, moves=random_games(200, np.random.default_rng(seed)))
+        with pytest.raises(RunError, match="sha256 of games is") if refused else nullcontext():
+            run_train(replace(config, games=games))
 
 
 def test_a_second_process_is_turned_away(config):
@@ -120,6 +131,7 @@ def test_another_folder_is_left_alone(config, tmp_path):
         ({"keep": 0}, "keep is 0"),
         ({"sites": ()}, "sites is empty"),
         ({"architecture": "crosscoder"}, "crosscoder reads several sites"),
+        ({"coefficients": (0.1, 0.1)}, "a setting is given twice"),
         ({"architecture": "topk"}, "topk has no coefficient"),
         ({"architecture": "topk", "coefficients": ()}, "needs either k or target_l0"),
         ({"activations": Path("a"), "games": Path("b")}, "not both"),

@@ -160,6 +160,33 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_spoils_no_checkpoint(where, 
     assert where == "learning_rate" or state["x"]["steps_done"] == 10
 
 
+def test_weights_that_are_not_finite_are_not_saved_though_the_loss_is(tmp_path):
+    """A silent feature's encoder row shows in no loss."""
+    trainer, batches = short("relu")
+    checkpoints = Checkpoints(tmp_path / "checkpoints")
+    taken = trainer.step
+
+    def spoil(batch):
+        loss = taken(batch)
+        if trainer.steps_done == 12:
+            with torch.no_grad():
+                trainer.stack.W_enc[0, 0] = torch.nan
+        return loss
+
+    trainer.step = spoil
+
+    class Batches:
+        def sample(self):
+            return {SITE: batches[0].inputs}
+
+        def batches(self, start=0):
+            return (({SITE: batches[n % len(batches)].inputs}) for n in itertools.count(start))
+
+    with pytest.raises(TrainingError, match="x: W_enc hold NaN or infinite values after step 11"):
+        train_stacks({"x": trainer}, Batches(), checkpoints=checkpoints, save_every=6, log_every=10**6, progress=False)
+    assert checkpoints.load()["x"]["steps_done"] == 6
+
+
 def test_trainers_of_different_lengths_do_not_share_batches():
     model, tokens = tiny("gpt2"), some_tokens(rows=24, length=10)
     sites = [find_site(model, name) for name in SITES[:2]]
