@@ -12,11 +12,12 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from saes.architectures.affine import AffineDictionary
+from saes.architectures.affine import SHARED, AffineDictionary
 from saes.architectures.jumprelu import JumpReLUDictionary
 from saes.entries import Entries
 from saes.optim import UnitNormAdam
 from saes.preactivations import PreActivations
+from saes.ranks import Ranks
 from saes.sparse_step import decode_features
 
 
@@ -32,6 +33,15 @@ class Forward:
     """reconstruction - target, without a gradient"""
     idle: Int[Tensor, "member feature"]
     """inputs seen since each feature last fired, this batch included"""
+
+    @property
+    def ranks(self) -> Ranks:
+        return self.dictionary.ranks
+
+    @property
+    def rows(self) -> int:
+        """Rows of the batch, those of all ranks together."""
+        return len(self.inputs) * self.ranks.data_size
 
 
 @runtime_checkable
@@ -65,18 +75,22 @@ class AuxK:
     name: str = "auxk"
 
     def __call__(self, forward: Forward, step: int) -> Float[Tensor, " member"] | None:
-        dead = forward.idle >= self.dead_after
+        dead, ranks = forward.idle >= self.dead_after, forward.ranks
         # a feature cannot have been idle for longer than training lasts: no look at the device before that
-        if (step + 1) * len(forward.inputs) < self.dead_after or (dead.device.type == "cpu" and not dead.any()):
+        if (step + 1) * forward.rows < self.dead_after:
+            return None
+        any_dead = ranks.any_feature(dead.any(1))
+        if dead.device.type == "cpu" and not any_dead.any():
             return None
         k = self.k or forward.dictionary.width // 2
         features = forward.pre.top_among(k, dead)
         missing = -forward.residual
         left = (missing - decode_features(features, forward.dictionary.W_dec)).square().sum(-1).mean(-1)
+        left = ranks.mean_rows(left)
         if self.normalise:
-            variance = (missing - missing.mean(1, keepdim=True)).square().sum(-1).mean(-1)
-            left = (left / variance).nan_to_num(0.0)
-        return self.alpha * torch.where(dead.any(1), left, 0.0)
+            centred = missing - ranks.mean_rows(missing.mean(1, keepdim=True))
+            left = (left / ranks.mean_rows(centred.square().sum(-1).mean(-1))).nan_to_num(0.0)
+        return self.alpha * torch.where(any_dead, left, 0.0)
 
     def after_step(self, forward: Forward, optimizer: UnitNormAdam, step: int) -> None:
         """Works through the loss alone."""
@@ -91,7 +105,7 @@ class DeadPreActivation:
     name: str = "dead_pre_activation"
 
     def __call__(self, forward: Forward, step: int) -> Float[Tensor, " member"] | None:
-        if (step + 1) * len(forward.inputs) < self.dead_after:
+        if (step + 1) * forward.rows < self.dead_after:
             return None
         d = forward.dictionary
         dead = forward.idle >= self.dead_after
@@ -103,7 +117,8 @@ class DeadPreActivation:
             d.threshold[:, any_member].detach() if isinstance(d, JumpReLUDictionary) else pre.new_zeros(len(pre), 1)
         )
         short = (threshold[:, None] - pre).relu() * (d.decoder_norms().detach() * dead)[:, any_member][:, None]
-        return self.coefficient * short.sum((1, 2)) / len(forward.inputs)
+        total = forward.ranks.sum_features(short.sum((1, 2)))
+        return self.coefficient * forward.ranks.mean_rows(total / len(forward.inputs))
 
     def after_step(self, forward: Forward, optimizer: UnitNormAdam, step: int) -> None:
         """Works through the loss alone."""
@@ -133,40 +148,48 @@ class Resample:
         if (step + 1) % self.every or (self.until is not None and step >= self.until):
             return
         d = forward.dictionary
-        dead = forward.idle >= self.dead_after
+        ranks = forward.ranks
+        dead = ranks.all_features(forward.idle >= self.dead_after, axis=1)
+        if not bool(dead.any()):
+            return
+        inputs, residual = ranks.all_rows(forward.inputs), ranks.all_rows(forward.residual.transpose(0, 1))
         for member, lost in enumerate(dead):
-            rows = lost.nonzero()[:, 0]
-            if 0 < len(rows) < len(lost):
-                self._resample(d, optimizer, forward, member, lost, rows, step)
-                forward.idle[member, rows] = 0
+            if bool(lost.any()) and not bool(lost.all()):
+                own = self._resample(d, optimizer, inputs, residual[:, member], member, lost, step)
+                forward.idle[member, own] = 0
 
     def _resample(
         self,
         d: AffineDictionary,
         optimizer: UnitNormAdam,
-        forward: Forward,
+        inputs: Float[Tensor, "batch d_in"],
+        residual: Float[Tensor, "batch d"],
         member: int,
         lost: Bool[Tensor, " feature"],
-        rows: Int[Tensor, " dead"],
         step: int,
-    ) -> None:
+    ) -> Int[Tensor, " dead"]:
+        """Point this rank's share of the lost features somewhere, and say which; the rows are those of all ranks."""
         # the same for every member, so that it is resampled as it would be alone
-        random = torch.Generator(forward.inputs.device).manual_seed(hash((self.seed, step)) & 0x7FFFFFFF)
-        loss = forward.residual[member].square().sum(-1)
-        chosen = torch.multinomial(loss.square() + 1e-30, len(rows), replacement=True, generator=random)
+        random = torch.Generator(inputs.device).manual_seed(hash((self.seed, step)) & 0x7FFFFFFF)
+        loss = residual.square().sum(-1)
+        drawn = torch.multinomial(loss.square() + 1e-30, int(lost.sum()), replacement=True, generator=random)
+        mine = d.ranks.part(torch.arange(len(lost), device=lost.device), axis=0)
+        chosen, living = drawn[(lost.cumsum(0) - 1)[mine][lost[mine]]], ~lost[mine]
+        rows = (~living).nonzero()[:, 0]
         centre = d.b_dec[member] if d.config.center else 0
-        inputs = forward.inputs[chosen] - centre
-        inputs = inputs / inputs.norm(dim=1, keepdim=True).clamp_min(1e-12)
-        targets = inputs if d.width == d.width_in else -forward.residual[member, chosen]
-        norm = d.W_enc[member, ~lost].norm(dim=1).mean()
-        d.W_enc[member, rows] = inputs * norm * self.encoder_scale
-        d.W_dec[member, rows] = (
-            targets / targets.norm(dim=1, keepdim=True).clamp_min(1e-12) * d.W_dec[member, ~lost].norm(dim=1).mean()
-        )
+        points = inputs[chosen] - centre
+        points = points / points.norm(dim=1, keepdim=True).clamp_min(1e-12)
+        targets = points if d.width == d.width_in else -residual[chosen]
+        targets = targets / targets.norm(dim=1, keepdim=True).clamp_min(1e-12)
+        sums = [weights[member, living].norm(dim=1).sum() for weights in (d.W_enc, d.W_dec)]
+        norm_enc, norm_dec = (d.ranks.sum_features(each) / (~lost).sum() for each in sums)
+        d.W_enc[member, rows] = points * norm_enc * self.encoder_scale
+        d.W_dec[member, rows] = targets * norm_dec
         reset = [d.W_enc, d.W_dec]
         for name, parameter in d.named_parameters():
-            if name not in ("W_enc", "W_dec", "b_dec", "W_skip"):
+            if name not in ("W_enc", "W_dec", *SHARED):
                 if name != "threshold":
                     parameter[member, rows] = 0.0
                 reset.append(parameter)
         optimizer.forget(reset, member, rows)
+        return rows

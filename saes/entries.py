@@ -13,6 +13,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from saes.ranks import ALONE, Ranks
+
 if TYPE_CHECKING:
     from saes.kernels import cpu, gpu
 
@@ -29,11 +31,12 @@ def beside(numbers: Sequence[float] | Tensor, like: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Dense:
-    """Every feature of every row: values are [N, B, F]."""
+    """Every feature of every row: values are [N, B, F]. `batch` and `features`, here and below, are this rank's."""
 
     members: int
     batch: int
     features: int
+    ranks: Ranks = ALONE
 
 
 @dataclass(frozen=True)
@@ -45,6 +48,7 @@ class Active:
     features: int
     starts: Int[Tensor, " rows_and_one"]
     columns: Int[Tensor, " entry"]
+    ranks: Ranks = ALONE
 
     @property
     def index(self) -> tuple[Tensor, Tensor]:
@@ -83,6 +87,7 @@ class Padded:
     columns: Int[Tensor, "rows capacity"]
     counts: Int[Tensor, " rows"]
     """of the entries that were to be stored; a row with more of them than places has lost the last ones"""
+    ranks: Ranks = ALONE
 
     @property
     def index(self) -> tuple[Tensor, Tensor]:
@@ -133,7 +138,21 @@ class Entries:
             return v_N[:, None].expand(-1, self.layout.batch).reshape(-1, 1)
         return torch.repeat_interleave(v_N, self.layout.member_starts.diff(), output_size=len(self.values))
 
+    def per_row(self, v_NB: Float[Tensor, "member batch"]) -> Tensor:
+        """One number per row, aligned with the values."""
+        if isinstance(self.layout, Dense):
+            return v_NB[..., None]
+        return v_NB.flatten()[:, None] if isinstance(self.layout, Padded) else v_NB.flatten()[self.layout.rows]
+
     def row_sums(self) -> Float[Tensor, "member batch"]:
+        """Of each row, over the features of all ranks."""
+        return self.layout.ranks.sum_features(self._row_sums())
+
+    def mean_sums(self) -> Float[Tensor, " member"]:
+        """The mean over the rows of all ranks of the sum over their features."""
+        return self.layout.ranks.mean_rows(self.layout.ranks.sum_features(self._member_sums() / self.layout.batch))
+
+    def _row_sums(self) -> Float[Tensor, "member batch"]:
         if isinstance(self.layout, Dense):
             return self.values.sum(-1)
         if isinstance(self.layout, Padded):
@@ -141,7 +160,7 @@ class Entries:
         sums = self.values.new_zeros(self.layout.members * self.layout.batch)
         return sums.index_add(0, self.layout.rows, self.values).view(self.layout.members, self.layout.batch)
 
-    def member_sums(self) -> Float[Tensor, " member"]:
+    def _member_sums(self) -> Float[Tensor, " member"]:
         if isinstance(self.layout, Dense):
             return self.values.sum((1, 2))
         if self.layout.members == 1:
@@ -150,16 +169,15 @@ class Entries:
             return self.values.view(self.layout.members, -1).sum(1)
         return torch.segment_reduce(self.values, "sum", offsets=self.layout.member_starts)
 
-    def counts(self) -> Float[Tensor, " member"]:
-        """Number of non-zero values of each member."""
-        return self.with_values((self.values != 0).to(self.values.dtype)).member_sums()
-
     def l0(self) -> Float[Tensor, " member"]:
         """Mean number of non-zero features of a row."""
-        return self.counts() / self.layout.batch
+        return self.with_values((self.values != 0).to(self.values.dtype)).mean_sums()
 
     def fired(self) -> Bool[Tensor, "member feature"]:
-        """Which features are non-zero in some row."""
+        """Which of this rank's features are non-zero in some row of any rank."""
+        return self.layout.ranks.any_row(self._fired())
+
+    def _fired(self) -> Bool[Tensor, "member feature"]:
         if isinstance(self.layout, Dense):
             return (self.values != 0).any(1)
         hit = torch.zeros(self.layout.members * self.layout.features, dtype=torch.bool, device=self.values.device)
@@ -171,13 +189,15 @@ class Entries:
         """Features begin to end alone; dense values become that slice, active ones keep their columns."""
         layout = self.layout
         if isinstance(layout, Dense):
-            return Entries(self.values[..., begin:end], Dense(layout.members, layout.batch, end - begin))
+            return Entries(self.values[..., begin:end], Dense(layout.members, layout.batch, end - begin, layout.ranks))
         feature = layout.columns % layout.features
         chosen = (feature >= begin) & (feature < end)
         if isinstance(layout, Padded):
             return self.with_values(self.values.masked_fill(~chosen, 0.0))
         before = torch.cat([chosen.new_zeros(1, dtype=torch.int64), chosen.cumsum(0)])
-        kept = Active(layout.members, layout.batch, layout.features, before[layout.starts], layout.columns[chosen])
+        kept = Active(
+            layout.members, layout.batch, layout.features, before[layout.starts], layout.columns[chosen], layout.ranks
+        )
         return Entries(self.values[chosen], kept)
 
     def dense(self) -> Float[Tensor, "member batch feature"]:

@@ -12,7 +12,6 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from saes.entries import Padded
-from saes.sparse_step import PaddedPreActivations
 
 LEAST_ROOM = 64  # room costs little, and the fullest of rows with few entries varies most
 
@@ -49,8 +48,8 @@ class Measured:
     def measure(self, features: Any, pre: Any) -> None:
         """Take in the last measurement and ask for another."""
         self._read()
-        counts = features.layout.counts if isinstance(pre, PaddedPreActivations) else pre.row_counts(features)
-        density = features.l0().max() / features.layout.features
+        counts = pre.row_counts(features)
+        density = features.l0().max() / (features.layout.features * features.layout.ranks.feature_size)
         lost = torch.zeros_like(density) if self._overflow is None else self._overflow
         numbers = torch.stack([part.double() for part in (density, counts.max(), lost)])
         self._pending = torch.empty(3, dtype=torch.float64, pin_memory=numbers.is_cuda)

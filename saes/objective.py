@@ -14,7 +14,7 @@ from saes.dead_features import Forward, Part
 from saes.measured import Measured
 from saes.optim import UnitNormAdam
 from saes.penalties import Numbers, Penalty
-from saes.preactivations import DensePreActivations
+from saes.preactivations import dense_way
 from saes.sparse_step import active_way, available, decode_features, on_gpu, squared_error
 
 ACTIVE_BELOW = 0.2  # share of active features below which the sparse step is faster (docs/performance.md)
@@ -75,11 +75,18 @@ def nested(d: AffineDictionary, encoded: Encoded, batch: Batch) -> tuple[dict[st
     bypass = d.bypass(batch.inputs)
     residual = d.over_rows(d.b_dec) - batch.targets + (0 if bypass is None else bypass)
     error, begin = torch.zeros(()), 0
-    for end, weight in zip(d.config.prefixes, d.config.weights, strict=True):
+    for end, weight in zip(_own_prefixes(d), d.config.weights, strict=True):
         residual = residual + decode_features(encoded.features.between(begin, end), d.W_dec, begin, end)
-        error = error + weight * residual.square().sum(-1).mean(-1)
+        error = error + weight * d.ranks.mean_rows(residual.square().sum(-1).mean(-1))
         begin = end
     return {"error": error}, residual.detach()
+
+
+def _own_prefixes(d: AffineDictionary) -> list[int]:
+    """Where the prefixes end among this rank's features."""
+    assert isinstance(d.config, MatryoshkaConfig)
+    own = d.W_dec.shape[1]
+    return [min(max(end - own * d.ranks.feature_rank, 0), own) for end in d.config.prefixes]
 
 
 RECONSTRUCTIONS: dict[str, Reconstruction] = {"gated": gated, "matryoshka": nested}
@@ -135,7 +142,7 @@ class SparseReconstruction:
         if self._through_active(dictionary, batch):
             pre = active_way(dictionary, batch.inputs, self._measured.capacity)
         else:
-            pre = DensePreActivations(dictionary, batch.inputs)
+            pre = dense_way(dictionary, batch.inputs)
         encoded = dictionary.training_pass(pre)
         self._measured.watch(encoded.features.layout)
         terms, residual = RECONSTRUCTIONS.get(dictionary.architecture, plain)(dictionary, encoded, batch)
@@ -193,7 +200,7 @@ class SparseReconstruction:
             self.density = 1.0 if self._measured.density is None else self._measured.density
         elif self._step == "auto":
             features = loss.encoded.features
-            self.density = float(features.l0().max()) / features.layout.features
+            self.density = float(features.l0().max()) / loss.forward.dictionary.features
 
     @torch.no_grad()
     def _idle_after(self, encoded: Encoded) -> Int[Tensor, "member feature"]:
@@ -203,4 +210,5 @@ class SparseReconstruction:
             return torch.zeros(layout.members, layout.features, dtype=torch.int64)
         before = 0 if self.idle is None else self.idle
         fired = encoded.features.fired()
-        return torch.where(fired, torch.zeros_like(fired, dtype=torch.int64), before + layout.batch)
+        seen = layout.batch * layout.ranks.data_size
+        return torch.where(fired, torch.zeros_like(fired, dtype=torch.int64), before + seen)

@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from saes.ranks import ALONE, Ranks
 from saes.sparse_step import available, kernels, on_gpu
 
 
@@ -19,11 +20,19 @@ class UnitNormAdam(torch.optim.Adam):
     """torch's Adam over stacked `params` [N, ...], with the last-axis rows of every tensor in `unit_rows` at norm 1."""
 
     def __init__(
-        self, params: Iterable[Tensor], unit_rows: Sequence[Tensor], *, clip: float | None = None, **options: Any
+        self,
+        params: Iterable[Tensor],
+        unit_rows: Sequence[Tensor],
+        *,
+        clip: float | None = None,
+        shared: Sequence[Tensor] = (),
+        ranks: Ranks = ALONE,
+        **options: Any,
     ) -> None:
-        """`clip`: the largest gradient norm of a member."""
+        """`clip`: the largest gradient norm of a member; `shared`: parameters that all feature ranks hold whole."""
         super().__init__(params, fused=True, **options)
-        self._unit, self._clip = {id(rows) for rows in unit_rows}, clip
+        self._unit, self._clip, self._ranks = {id(rows) for rows in unit_rows}, clip, ranks
+        self._shared = {id(p) for p in shared}
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]  # a closure would move rows off the sphere
@@ -37,8 +46,7 @@ class UnitNormAdam(torch.optim.Adam):
                 assert rows.grad is not None
                 rows.grad.addcmul_(rows, (rows.grad * rows).sum(-1, keepdim=True), value=-1)
         if self._clip is not None:
-            squares = torch.stack([p.grad.flatten(1).square().sum(1) for p in params if p.grad is not None])
-            scale = self._clip_scale(squares.sum(0))
+            scale = self._clip_scale(params, [p.grad.flatten(1).square().sum(1) for p in params if p.grad is not None])
             for p in params:
                 assert p.grad is not None
                 p.grad.mul_(scale.to(p.grad).view(-1, *[1] * (p.dim() - 1)))
@@ -57,7 +65,7 @@ class UnitNormAdam(torch.optim.Adam):
                 k.sum_of_squares(g, len(p), p if id(p) in self._unit else None)
                 for p, g in zip(params, gradients, strict=True)
             ]
-            scale = self._clip_scale(torch.stack(squares).sum(0))
+            scale = self._clip_scale(params, squares)
         for p, g in zip(params, gradients, strict=True):
             state = self.state[p]
             if not state:
@@ -78,9 +86,16 @@ class UnitNormAdam(torch.optim.Adam):
                 unit_rows=id(p) in self._unit,
             )
 
-    def _clip_scale(self, squares: Float[Tensor, " member"]) -> Float[Tensor, " member"]:
+    def _clip_scale(self, params: Sequence[Tensor], squares: Sequence[Tensor]) -> Float[Tensor, " member"]:
+        """From the sums of squares of each parameter's gradient, on this rank."""
         assert self._clip is not None
-        return (self._clip / (squares.sqrt() + 1e-6)).clamp_max(1.0)  # as torch.nn.utils.clip_grad_norm_
+        if self._ranks.feature_size == 1:
+            total = torch.stack(list(squares)).sum(0)
+        else:
+            of_features = [s for p, s in zip(params, squares, strict=True) if id(p) not in self._shared]
+            of_all = [s for p, s in zip(params, squares, strict=True) if id(p) in self._shared]
+            total = self._ranks.sum_features(torch.stack(of_features).sum(0)) + torch.stack(of_all).sum(0)
+        return (self._clip / (total.sqrt() + 1e-6)).clamp_max(1.0)  # as torch.nn.utils.clip_grad_norm_
 
     @torch.no_grad()
     def forget(self, params: Sequence[Tensor], member: int, rows: Int[Tensor, " row"]) -> None:

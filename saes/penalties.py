@@ -66,11 +66,11 @@ def lp_sum(
         entries = compacted(entries)  # a power of every inactive feature would cost more than a product
     powers = entries.with_values(_power(entries, p, bound))
     if function == "Lp^p":
-        return powers.member_sums() / entries.layout.batch
+        return powers.mean_sums()
     rows = powers.row_sums()
     exponents = beside([1 / each for each in p], rows)[:, None]
     on = rows > 0  # the root has no slope at 0
-    return torch.where(on, torch.where(on, rows, 1.0) ** exponents, 0.0).mean(1)
+    return entries.layout.ranks.mean_rows(torch.where(on, torch.where(on, rows, 1.0) ** exponents, 0.0).mean(1))
 
 
 def _power(entries: Entries, p: Sequence[float], bound: float) -> Tensor:
@@ -169,7 +169,7 @@ class L0:
     def __call__(self, encoded: Encoded, step: int) -> Float[Tensor, " member"]:
         if encoded.firing is None:
             raise ValueError("an L0 penalty needs an architecture with thresholds that learn: use jumprelu")
-        l0 = encoded.firing.member_sums() / encoded.firing.layout.batch
+        l0 = encoded.firing.mean_sums()
         if self.config.target is not None:
             l0 = (l0 / beside([c.target for c in self.configs if c.target is not None], l0) - 1).square()
         return l0 * beside([c.coefficient for c in self.configs], l0) * rise(step, self.config)

@@ -13,11 +13,11 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from saes.entries import PADDING, Active, Dense, Entries, Padded
-from saes.preactivations import PreActivations
+from saes.preactivations import PreActivations, chosen_by_all
 
 if TYPE_CHECKING:
     from saes.architectures.affine import AffineDictionary
@@ -45,9 +45,8 @@ def on_gpu(device: torch.device) -> bool:
 
 def active_way(dictionary: "AffineDictionary", x: Float[Tensor, "batch d"], capacity: int | None) -> PreActivations:
     """Pre-activations for a step through the active features; `capacity`: on a GPU the room of a row, None for all."""
-    if on_gpu(x.device):
-        return PaddedPreActivations(dictionary, x, capacity)
-    return ActivePreActivations(dictionary, x)
+    way = PaddedPreActivations(dictionary, x, capacity) if on_gpu(x.device) else ActivePreActivations(dictionary, x)
+    return chosen_by_all(way, dictionary.ranks)
 
 
 class ActivePreActivations:
@@ -87,11 +86,15 @@ class ActivePreActivations:
         )
         return self._entries((starts, index.to(columns)[columns.long()], values))
 
+    def row_counts(self, features: Entries) -> Int[Tensor, "member batch"]:
+        assert isinstance(features.layout, Active)
+        return features.layout.starts.diff().view(self.values.shape[:2])
+
     def _entries(self, compacted: tuple[Tensor, Tensor, Tensor]) -> Entries:
         starts, columns, values = compacted
-        layout = Active(*self.values.shape, starts=starts, columns=columns)
         d = self._dictionary
-        center = d.b_dec if d.config.center else None
+        layout = Active(*self.values.shape, starts=starts, columns=columns, ranks=d.ranks)
+        center = d.encoder_center() if d.config.center else None
         return Entries(_Encode.apply(d.W_enc, d.b_enc, center, self._x, values, layout), layout)  # type: ignore[arg-type]
 
 
@@ -124,10 +127,14 @@ class PaddedPreActivations:
         among = self.values.masked_fill(~allowed[:, None], 0.0)
         return self._entries(kernels(among.device).compact_top_k(among, [min(k, allowed.shape[1])] * len(allowed)))
 
+    def row_counts(self, features: Entries) -> Int[Tensor, "member batch"]:
+        assert isinstance(features.layout, Padded)
+        return features.layout.counts.view(self.values.shape[:2])
+
     def _entries(self, compacted: "gpu.Padded") -> Entries:
         d = self._dictionary
-        layout = Padded(*self.values.shape, columns=compacted.columns, counts=compacted.counts)
-        center = d.b_dec if d.config.center else None
+        layout = Padded(*self.values.shape, columns=compacted.columns, counts=compacted.counts, ranks=d.ranks)
+        center = d.encoder_center() if d.config.center else None
         values = compacted.values.to(d.W_enc.dtype)
         return Entries(_Encode.apply(d.W_enc, d.b_enc, center, self._x, values, layout), layout)  # type: ignore[arg-type]
 
@@ -139,7 +146,7 @@ def compacted(features: Entries) -> Entries:
         return features
     n, b, f = features.values.shape
     starts, columns, values = kernels(device).compact(features.values.detach().contiguous(), 0.0)
-    layout = Active(n, b, f, starts, columns)
+    layout = Active(n, b, f, starts, columns, features.layout.ranks)
     return Entries(_Compact.apply(features.values, values, layout), layout)  # type: ignore[arg-type]
 
 
@@ -151,20 +158,30 @@ def squared_error(
     base: Float[Tensor, "member batch d"] | None = None,
 ) -> tuple[Float[Tensor, " member"], Float[Tensor, "member batch d"]]:
     """mean_b ||features W_dec + b_dec + base - target||^2 of each member, and what is squared, without a gradient."""
-    if not isinstance(features.layout, Dense):
-        return _SquaredError.apply(features.values, W_dec, b_dec, base, targets, features.layout)  # type: ignore[return-value]
-    reconstruction = torch.baddbmm(b_dec[:, None], features.values, W_dec)
+    ranks = features.layout.ranks
+    if not isinstance(features.layout, Dense) and ranks.feature_size == 1:
+        error, residual = _SquaredError.apply(features.values, W_dec, b_dec, base, targets, features.layout)  # type: ignore[misc]
+        return ranks.mean_rows(error), residual
+    if isinstance(features.layout, Dense) and ranks.feature_size == 1:
+        reconstruction = torch.baddbmm(b_dec[:, None], features.values, W_dec)
+    else:
+        reconstruction = decode_features(features, W_dec) + b_dec[:, None]
     residual = (reconstruction if base is None else reconstruction + base) - targets
-    return residual.square().sum(-1).mean(-1), residual.detach()
+    return ranks.mean_rows(residual.square().sum(-1).mean(-1)), residual.detach()
 
 
 def decode_features(
     features: Entries, W_dec: Float[Tensor, "member f d"], begin: int = 0, end: int | None = None
 ) -> Float[Tensor, "member batch d"]:
-    """Features times decoder rows, without a bias; of features begin to end alone if `Entries.between` chose them."""
+    """Features of all ranks times decoder rows, without a bias.
+
+    Of features begin to end of this rank alone if `Entries.between` chose them.
+    """
     if isinstance(features.layout, Dense):
-        return features.values @ W_dec[:, begin:end]
-    return _Decode.apply(features.values, W_dec, features.layout)  # type: ignore[return-value]
+        decoded = features.values @ W_dec[:, begin:end]
+    else:
+        decoded = _Decode.apply(features.values, W_dec, features.layout)  # type: ignore[assignment]
+    return features.layout.ranks.sum_features(decoded)  # type: ignore[arg-type]
 
 
 class _Compact(torch.autograd.Function):

@@ -4,7 +4,7 @@ A trainer holds a stack of N dictionaries of one shape (one, or a sweep over coe
 the same batches as one problem. The loop around it stands in saes.training.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from typing import Any, Generic, Literal, TypeVar
@@ -13,11 +13,13 @@ import torch
 from torch import Tensor
 
 from saes.architectures import AffineDictionary, stack, unstack
+from saes.architectures.affine import SHARED, join_parts, split
 from saes.files import FileError
 from saes.initialise import Normalise, geometric_median
 from saes.objective import Batch, Loss, Objective
 from saes.optim import UnitNormAdam
 from saes.penalties import Schedule
+from saes.ranks import ALONE, Ranks
 from saes.schedules import Trapezoid
 
 
@@ -64,15 +66,27 @@ A = TypeVar("A", bound=AffineDictionary)
 class Trainer(Generic[A]):
     """A stack of dictionaries, its objective and its optimiser."""
 
-    def __init__(self, dictionary: A | Sequence[A], objective: Objective, config: TrainConfig) -> None:
-        """`dictionary`: one, or the members of a stack. They are copied: finish() hands out the trained ones."""
+    def __init__(
+        self, dictionary: A | Sequence[A], objective: Objective, config: TrainConfig, ranks: Ranks = ALONE
+    ) -> None:
+        """`dictionary`: one, or the members of a stack. They are copied: finish() hands out the trained ones.
+
+        With several `ranks` each process makes a trainer of the same dictionaries and gives it its own rows; all of
+        them call the same methods in the same order.
+        """
         members = [dictionary] if isinstance(dictionary, AffineDictionary) else list(dictionary)
-        self.stack: A = stack(members)
-        self.objective, self.config = objective, config
+        self.stack: A = split(stack(members), ranks)
+        self.objective, self.config, self.ranks = objective, config, ranks
         self.stack.requires_grad_(True)
         unit_rows = [self.stack.W_dec] if self.stack.config.unit_norm else []
         self.optimizer = UnitNormAdam(
-            self.stack.parameters(), unit_rows, clip=config.clip, lr=config.learning_rate, betas=config.betas
+            self.stack.parameters(),
+            unit_rows,
+            clip=config.clip,
+            shared=[p for name, p in self.stack.named_parameters() if name in SHARED],
+            ranks=ranks,
+            lr=config.learning_rate,
+            betas=config.betas,
         )
         self._rate = config.rate()
         self.scale_in = self.scale_out = torch.ones(())
@@ -85,7 +99,7 @@ class Trainer(Generic[A]):
 
     @torch.no_grad()
     def initialise(self, sample: Batch) -> None:
-        """Set the scales and the decoder bias from sample activations."""
+        """Set the scales and the decoder bias from sample activations: those of rank 0."""
         d = self.stack
         d.check_width(sample.inputs.shape[-1])
         self.scale_in = d.scale_of(sample.inputs, self.config.normalise)
@@ -96,15 +110,17 @@ class Trainer(Generic[A]):
             median = self.config.first_bias == "geometric_median"
             targets = sample.targets / self.scale_out
             centre = geometric_median(targets) if median else targets.mean(0)
-            d.b_dec.copy_(centre.expand_as(d.b_dec))
+            d.b_dec.copy_(self.ranks.from_first(centre.to(d.b_dec)).expand_as(d.b_dec))
+        self.scale_in, self.scale_out = map(self.ranks.from_first, (self.scale_in, self.scale_out))
 
     def step(self, batch: Batch) -> Loss:
-        """One optimiser step on activations in their own units."""
-        batch = batch.scaled(self.scale_in, self.scale_out)
+        """One optimiser step on activations in their own units; of several ranks each gives rows of its own."""
+        batch = self._scaled(batch)
         self.optimizer.param_groups[0]["lr"] = self.config.learning_rate * self._rate(self.steps_done)
         with self._precision(batch):
             loss = self.objective(self.stack, batch, self.steps_done)
         loss.total.sum().backward()
+        self.ranks.add_gradients(list(self.stack.parameters()))
         self.optimizer.step()
         self.optimizer.zero_grad()
         self.stack.constrain()
@@ -116,11 +132,12 @@ class Trainer(Generic[A]):
     @torch.no_grad()
     def measure(self, batch: Batch) -> list[dict[str, float]]:
         """Numbers of each member for a log, from a fresh evaluation; nothing moves."""
-        batch = batch.scaled(self.scale_in, self.scale_out)
+        batch = self._scaled(batch)
         with self._precision(batch):
             loss = self.objective(self.stack, batch, self.steps_done)
-        left = loss.forward.residual.square().sum((1, 2))
-        whole = (batch.targets - batch.targets.mean(0)).square().sum()
+        left = self.ranks.sum_rows(loss.forward.residual.square().sum((1, 2)))
+        centre = self.ranks.mean_rows(batch.targets.mean(0))
+        whole = self.ranks.sum_rows((batch.targets - centre).square().sum())
         numbers: dict[str, float | Tensor] = {
             **loss.terms,
             "loss": loss.total,
@@ -132,32 +149,72 @@ class Trainer(Generic[A]):
         return [{name: float(v[n]) for name, v in columns.items()} for n in range(len(left))]
 
     def finish(self) -> list[A]:
-        """The trained dictionaries in the units of the activations, frozen; the trainer stays as it is."""
+        """The trained dictionaries in the units of the activations, frozen; the trainer stays as it is.
+
+        Of several ranks the first has them, and where features were split it has them in the host's memory; the
+        others have none.
+        """
         self.objective.numbers()  # a step that turned out not to be exact is refused here at the latest
-        singles = unstack(self.stack)
+        singles = join_parts(self.stack)
         for dictionary in singles:
-            dictionary.fold_scale(self.scale_in, self.scale_out)
+            dictionary.fold_scale(self.scale_in.to(dictionary.b_dec), self.scale_out.to(dictionary.b_dec))
         return [dictionary.eval().requires_grad_(False) for dictionary in singles]
+
+    def _scaled(self, batch: Batch) -> Batch:
+        """The rows of this data rank, in the units of training: what its feature ranks drew, together."""
+        inputs = self.ranks.rows_of_features(batch.inputs)
+        same = batch.targets is batch.inputs
+        whole = Batch(inputs, inputs if same else self.ranks.rows_of_features(batch.targets))
+        return whole.scaled(self.scale_in, self.scale_out)
 
     def _precision(self, batch: Batch) -> AbstractContextManager[Any]:
         half = self.config.compute == "bfloat16"
         return torch.autocast(batch.inputs.device.type, torch.bfloat16, enabled=half)
 
     def state_dict(self) -> dict[str, Any]:
+        """Everything that training depends on. All ranks call it; what rank 0 gets is whole, fit for any number."""
         return {
             "config": asdict(self.config),
-            "dictionary": self.stack.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "objective": self.objective.state_dict(),
+            **self._by_feature(
+                {
+                    "dictionary": self.stack.state_dict(),
+                    "optimizer": self.optimizer.state_dict(),
+                    "objective": self.objective.state_dict(),
+                },
+                self.ranks.whole,
+            ),
             "scales": [self.scale_in, self.scale_out],
             "steps_done": self.steps_done,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """A whole state, on every rank."""
         if state["config"] != asdict(self.config):
             raise FileError("the checkpoint belongs to another training configuration: choose another folder")
-        self.stack.load_state_dict(state["dictionary"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.objective.load_state_dict(state["objective"])
+        own = self._by_feature(
+            {name: state[name] for name in ("dictionary", "optimizer", "objective")}, self.ranks.part
+        )
+        self.stack.load_state_dict(own["dictionary"])
+        self.optimizer.load_state_dict(own["optimizer"])
+        self.objective.load_state_dict(own["objective"])
         self.scale_in, self.scale_out = state["scales"]
         self.steps_done = state["steps_done"]
+
+    def _by_feature(self, state: dict[str, Any], change: Callable[[Tensor], Tensor]) -> dict[str, Any]:
+        """The state with `change` applied to every tensor that has a number for each feature (axis 1)."""
+        parameters = [name for name, _ in self.stack.named_parameters()]
+        split_up = [name not in SHARED for name in parameters]
+        dictionary = {
+            name: change(t) if name in parameters and name not in SHARED else t
+            for name, t in state["dictionary"].items()
+        }
+        moments = {
+            number: {key: change(t) if split_up[number] and t.dim() else t for key, t in of_one.items()}
+            for number, of_one in state["optimizer"]["state"].items()
+        }
+        idle = state["objective"].get("idle")
+        return {
+            "dictionary": dictionary,
+            "optimizer": {**state["optimizer"], "state": moments},
+            "objective": {**state["objective"], "idle": None if idle is None else change(idle)},
+        }

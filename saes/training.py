@@ -99,8 +99,10 @@ def train_stacks(
 
     All trainers must ask for the same number of steps. A resumed run draws the batches that an undisturbed one would.
     A loss or weight that is not finite ends the run (TrainingError) when it is logged or before it is saved.
+    Of several ranks the first records and writes, and returns the dictionaries; the others return empty lists.
     """
-    recorder = recorder or Silent()
+    ranks = next(iter(trainers.values())).ranks
+    recorder = recorder if recorder is not None and ranks.leads else Silent()
     steps = {trainer.config.steps for trainer in trainers.values()}
     if len(steps) != 1:
         raise ValueError(f"trainers that share batches need the same number of steps, not {sorted(steps)}")
@@ -117,7 +119,7 @@ def train_stacks(
             trainer.initialise(batch_for(trainer.stack, sample))
     done = min(trainer.steps_done for trainer in trainers.values())
     stream = buffer.batches(done)
-    with tqdm(total=total, initial=done, desc="train", unit="step", disable=not progress) as bar:
+    with tqdm(total=total, initial=done, desc="train", unit="step", disable=not (progress and ranks.leads)) as bar:
         for step in range(done, total):
             activations = next(stream)
             save = (step + 1) % save_every == 0 or step + 1 == total
@@ -136,5 +138,7 @@ def train_stacks(
             if checkpoints is not None and save:
                 for name, trainer in trainers.items():
                     check_weights(name, step, trainer, checkpoints)
-                checkpoints.save(step + 1, {name: trainer.state_dict() for name, trainer in trainers.items()})
+                state = {name: trainer.state_dict() for name, trainer in trainers.items()}
+                if ranks.leads:
+                    checkpoints.save(step + 1, state)
     return {name: trainer.finish() for name, trainer in trainers.items()}

@@ -16,10 +16,14 @@ from torch import Tensor, nn
 from saes.dictionary import Dictionary
 from saes.entries import Entries
 from saes.initialise import Normalise, scale_of
+from saes.ranks import ALONE, Ranks
 from saes.sites import Site, SiteError
 
 if TYPE_CHECKING:
     from saes.preactivations import PreActivations
+
+
+SHARED = ("b_dec", "W_skip")  # parameters that do not belong to single features
 
 
 @dataclass(frozen=True)
@@ -69,6 +73,8 @@ class AffineDictionary(Dictionary):
     config_type: ClassVar[type[Shape]]
     encoder_scale: ClassVar[float] = 1.0
     """norm of the first encoder rows, as a share of the decoder's"""
+    ranks: Ranks = ALONE
+    """in training by several processes, which of the features these are; else all of them"""
 
     def __init__(self, config: Shape, reads: Sequence[Site], writes: Sequence[Site] | None = None, seed: int = 0):
         super().__init__(reads, reads if writes is None else writes)
@@ -115,7 +121,13 @@ class AffineDictionary(Dictionary):
 
     def encoder_bias(self) -> Float[Tensor, "*member f"]:
         """What is added to W_enc x; W (x - b) + b_enc = W x + (b_enc - W b): the same without a pass over x."""
-        return self.b_enc - (self.W_enc @ self.b_dec[..., None])[..., 0] if self.config.center else self.b_enc
+        if not self.config.center:
+            return self.b_enc
+        return self.b_enc - (self.W_enc @ self.encoder_center()[..., None])[..., 0]
+
+    def encoder_center(self) -> Float[Tensor, "*member d"]:
+        """b_dec as the encoder sees it, whose gradient each feature rank has a part of."""
+        return self.ranks.to_features(self.b_dec)
 
     def over_rows(self, v: Float[Tensor, "*member n"]) -> Tensor:
         """A parameter made to broadcast over the rows of a batch."""
@@ -201,6 +213,29 @@ def stack(dictionaries: Sequence[A]) -> A:
             together = torch.stack([getattr(d, name).detach() for d in dictionaries])
             setattr(whole, name, nn.Parameter(together, t.requires_grad) if isinstance(t, nn.Parameter) else together)
     return whole
+
+
+def split(whole: A, ranks: Ranks) -> A:
+    """The features of one rank of a stack, in place; ValueError if they cannot be shared out evenly."""
+    if whole.features % ranks.feature_size:
+        raise ValueError(f"{whole.features} features cannot be shared out evenly among {ranks.feature_size} ranks")
+    whole.ranks = ranks
+    for name, t in whole._parameters.items():
+        if t is not None and name not in SHARED:
+            whole._parameters[name] = nn.Parameter(ranks.part(t.detach()), t.requires_grad)
+    return whole
+
+
+def join_parts(own: A) -> list[A]:
+    """The dictionaries of a stack whose features are split over ranks: whole on rank 0, none elsewhere."""
+    ranks, together = own.ranks, copy.copy(own)
+    together.ranks = ALONE
+    if ranks.feature_size > 1:
+        parts = {name: t for name, t in own._parameters.items() if t is not None}
+        whole = {name: t.detach().cpu() if name in SHARED else ranks.whole(t.detach()) for name, t in parts.items()}
+        together._parameters = {name: nn.Parameter(t, parts[name].requires_grad) for name, t in whole.items()}
+        together._buffers = {name: t if t is None else t.cpu() for name, t in own._buffers.items()}
+    return unstack(together) if ranks.leads else []
 
 
 def unstack(whole: A) -> list[A]:

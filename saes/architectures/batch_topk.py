@@ -39,5 +39,5 @@ class BatchTopKDictionary(CompetingDictionary):
         return Encoded(features, features)
 
     def smallest_kept(self, features: Entries) -> Float[Tensor, " member"]:
-        smallest = smallest_positive(features).amin(1)
+        smallest = features.layout.ranks.smallest(smallest_positive(features).amin(1), over_rows=True)
         return torch.where(smallest.isinf(), 0.0, smallest)

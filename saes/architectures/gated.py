@@ -41,7 +41,7 @@ class GatedDictionary(AffineDictionary):
     def encoder_bias(self) -> Float[Tensor, "*member f"]:
         if not self.config.center:
             return torch.zeros_like(self.b_gate)
-        return -(self.W_enc @ self.b_dec[..., None])[..., 0]
+        return -(self.W_enc @ self.encoder_center()[..., None])[..., 0]
 
     def activate(self, pre: Float[Tensor, "*batch f"]) -> Float[Tensor, "*batch f"]:
         gate, r, b = (self.over_rows(v) for v in (self.b_gate, self.r_mag, self.b_mag))

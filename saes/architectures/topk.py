@@ -77,11 +77,13 @@ class TopKDictionary(CompetingDictionary):
         return Encoded(features, features)
 
     def smallest_kept(self, features: Entries) -> Float[Tensor, " member"]:
-        return smallest_positive(features).nan_to_num(0.0, posinf=0.0).mean(1)
+        ranks = features.layout.ranks
+        smallest = ranks.smallest(smallest_positive(features), over_rows=False)
+        return ranks.mean_rows(smallest.nan_to_num(0.0, posinf=0.0).mean(1))
 
 
 def smallest_positive(features: Entries) -> Float[Tensor, "member batch"]:
-    """Of each row; infinite if a row has none."""
+    """Of each row, among this rank's features; infinite if a row has none."""
     layout = features.layout
     rows = features.values.new_full((layout.members * layout.batch,), torch.inf)
     positive = features.values.masked_fill(features.values <= 0, torch.inf)

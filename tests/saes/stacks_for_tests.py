@@ -14,6 +14,7 @@ from saes.entries import Active, Padded
 from saes.objective import Batch, SparseReconstruction
 from saes.p_annealing import PAnneal, PAnnealConfig
 from saes.penalties import L0, L0Config, Lp, LpConfig, Penalty
+from saes.ranks import ALONE, Ranks
 from saes.trainer import TrainConfig, Trainer
 from tests.saes.dictionaries_for_tests import fresh
 from tests.saes.planted_data import Planted
@@ -74,6 +75,7 @@ class Case:
         steps: int = 100,
         clip: float | None = 1.0,
         device: str = "cpu",
+        ranks: Ranks = ALONE,
     ) -> Trainer[Any]:
         """The members in the order given, at their first step, b_dec and scale set."""
         dictionaries = [
@@ -94,7 +96,7 @@ class Case:
             step=step,
         )
         config = TrainConfig(steps=steps, learning_rate=5e-3, clip=clip)
-        trainer = Trainer(dictionaries, objective, config)
+        trainer = Trainer(dictionaries, objective, config, ranks)
         trainer.initialise(self.batch(10**6, dtype, device))
         return trainer
 
