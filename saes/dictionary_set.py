@@ -83,7 +83,6 @@ class DictionarySet(Mapping[Site, AffineDictionary]):
         sites: list[Sites] = [(tuple(o.reads), tuple(o.writes)) for o in outlines]
         if model is not None:
             sites = sites_in(model, outlines, names)
-            order = {name: i for i, name in enumerate(site_names(model))}
         for place, outline, pair in zip(places, outlines, sites, strict=True):
             if len(pair[0]) != 1:
                 raise FileError(f"{place.source}: reads several sites, and a set has one site for a dictionary")
@@ -92,6 +91,7 @@ class DictionarySet(Mapping[Site, AffineDictionary]):
                 raise FileError(f"{place.source}: reads {site}, like {self._places[site].source}; leave one out")
             self._places[site], self._sites[site], self.outlines[site] = place, pair, outline
         if model is not None:
+            order = {name: i for i, name in enumerate(site_names(model))}
             self._places = dict(sorted(self._places.items(), key=lambda item: order[item[0].name]))
 
     def __getitem__(self, site: Site) -> AffineDictionary:
@@ -116,8 +116,11 @@ class DictionarySet(Mapping[Site, AffineDictionary]):
     def __contains__(self, site: object) -> bool:
         return site in self._places
 
-    __eq__ = object.__eq__  # Mapping's would load every dictionary
-    __hash__ = object.__hash__
+    def __eq__(self, other: object) -> bool:
+        return self is other  # Mapping's would load every dictionary
+
+    def __hash__(self) -> int:
+        return id(self)
 
     def __repr__(self) -> str:
         return f"DictionarySet({len(self)} dictionaries, {len(self._held)} of them loaded)"

@@ -85,19 +85,19 @@ def _renamed(outline: Outline, name: str, source: str) -> Outline:
     return Outline(sites, sites, outline.width_in, outline.width, outline.features)
 
 
-def locate(source: str | Path) -> list[Place]:
+def locate(source: str | Path, tool: str | None = None) -> list[Place]:
     """The dictionaries of a folder, of a layer_N.safetensors of a set, or of an address on the hub; at least one.
 
     A folder of any tool is one; a transcoder set, a sparsify run and a folder of dictionary folders are several.
-    FileError if there is none, or the hub does not have it.
+    `tool`: who wrote it, where a folder's files do not tell. FileError if there is none, or the hub does not have it.
     """
     path = Path(source).expanduser()
     if path.exists():
-        return _local(str(source), path)
+        return _local(str(source), path, tool)
     address = hub.parse_address(str(source))
     if address is None:
         raise FileError(f"{source}: no such folder, and not an address on the hub ({hub.SYNTAX})")
-    return [_remote(str(source), address)]
+    return [_remote(str(source), address, tool)]
 
 
 def locate_one(source: str | Path) -> Place:
@@ -109,13 +109,13 @@ def locate_one(source: str | Path) -> Place:
     return places[0]
 
 
-def _local(source: str, path: Path) -> list[Place]:
+def _local(source: str, path: Path, tool: str | None = None) -> list[Place]:
     if match := _LAYER.fullmatch(path.name):
         return [Place(source, path.parent, circuit_tracer.NAME, int(match[1]))]
     if not path.is_dir():
         raise FileError(f"{source}: is a file; a dictionary is a folder, or a layer_N.safetensors of a transcoder set")
     try:
-        tool = formats.recognise(path)
+        tool = tool or formats.recognise(path)
     except FileError:
         folders = [folder for folder in sorted(path.iterdir()) if folder.is_dir() and _recognised(folder)]
         if not folders:
@@ -123,8 +123,8 @@ def _local(source: str, path: Path) -> list[Place]:
         return [place for folder in folders for place in _local(f"{source}/{folder.name}", folder)]
     if tool == circuit_tracer.NAME and len(layers := circuit_tracer.layers(path)) > 1:
         return [Place(source, path, tool, layer) for layer in layers]
-    if tool == sparsify.NAME:
-        return [Place(source, folder, tool) for folder in sparsify.coders(path)]
+    if tool == sparsify.NAME and (coders := sparsify.coders(path)):
+        return [Place(source, folder, tool) for folder in coders]
     return [Place(source, path, tool)]
 
 
@@ -135,7 +135,7 @@ def _recognised(folder: Path) -> bool:
         return False
 
 
-def _remote(source: str, address: HubAddress) -> Place:
+def _remote(source: str, address: HubAddress, tool: str | None = None) -> Place:
     if match := _LAYER.fullmatch(PurePosixPath(address.path).name):
         parent = str(PurePosixPath(address.path).parent)
         names = [f"layer_{match[1]}.safetensors", "config.yaml"]
@@ -145,7 +145,7 @@ def _remote(source: str, address: HubAddress) -> Place:
     else:
         folder = hub.fetch(address, formats.FILES)
         if _recognised(folder) and not circuit_tracer.layers(folder):
-            return Place(source, folder, formats.recognise(folder))
+            return Place(source, folder, tool or formats.recognise(folder))
     held = [PurePosixPath(path) for path in hub.files_of(address) if _WEIGHTS.fullmatch(PurePosixPath(path).name)]
     # one of a set is named by its file, every other one by its folder
     names = [str(path if _LAYER.fullmatch(path.name) else path.parent) for path in held]
