@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from saes.architectures import ARCHITECTURES, AffineDictionary
-from saes.files import FileError, read_json, read_tensors, write_json, write_tensors
+from saes.files import FileError, all_finite, read_json, read_tensors, write_json, write_tensors
 from saes.sites import Site
 
 FORMAT = "kibitz-dictionary-2"
@@ -45,8 +45,8 @@ def load_dictionary(
     for name, t in tensors.items():
         # a copy, so that nothing of the mapped file stays in use
         tensors[name] = t.to(device=device, dtype=dtype, copy=True) if t.is_floating_point() else t
-        if not t.is_floating_point() or not bool(tensors[name].isfinite().all()):
-            wide = t.is_floating_point() and bool(t.isfinite().all())
+        if not t.is_floating_point() or not all_finite(tensors[name]):
+            wide = t.is_floating_point() and all_finite(t)
             fault = f"holds numbers that {dtype} cannot" if wide else "is not a tensor of finite real numbers"
             raise FileError(f"{path}: {name} {fault}")
     dictionary.load_state_dict(tensors, assign=True)

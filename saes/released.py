@@ -21,7 +21,7 @@ from saes import formats, hub
 from saes.architectures import AffineDictionary
 from saes.checkpoint import load_dictionary
 from saes.families import find_site, site_widths
-from saes.files import FileError
+from saes.files import FileError, all_finite
 from saes.formats import circuit_tracer, sparsify
 from saes.formats.folders import Outline
 from saes.formats.spellings import our_name, site_named
@@ -68,7 +68,7 @@ class Place:
         dictionary = formats.read_format(self.tool, self.folder, site, target, **self._options())
         dictionary = dictionary.to(device=device, dtype=dtype)
         for name, t in dictionary.state_dict().items():
-            if not bool(t.isfinite().all()):
+            if not all_finite(t):
                 raise FileError(f"{self.source}: {name} holds numbers that {dtype} cannot")
         return dictionary
 

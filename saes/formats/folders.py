@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from saes.files import FileError, read_json
+from saes.files import FileError, all_finite, read_json
 from saes.sites import Site
 
 
@@ -123,7 +123,7 @@ def checked(
         if not t.is_floating_point():
             raise FileError(f"{path}: {name} holds {t.dtype}, not floating-point numbers")
         result[name] = t.detach().float()
-        if not bool(result[name].isfinite().all()):
+        if not all_finite(result[name]):
             raise FileError(f"{path}: {name} holds NaN or infinity")
     return result
 

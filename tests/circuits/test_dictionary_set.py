@@ -85,14 +85,14 @@ def test_effects_are_bit_identical_to_a_dict_of_all(room, model, folder, alive):
 @pytest.mark.parametrize("room", [0, 1, 2, 5])
 def test_no_more_than_the_budget_and_one_is_alive(room, model, folder, alive):
     lazy = DictionarySet(folder, model=model, budget_bytes=room * one(folder))
-    for _ in range(3):
-        for site in lazy:
-            lazy[site].encode(torch.ones(1, 16))
-    assert alive["bytes"] == max(room, 1) * one(folder)  # nobody holds one
-    held = None
     for site in [*lazy, *lazy]:
-        held = lazy[site]
-    assert held is not None and alive["bytes"] == (max(room, 1) + 1) * one(folder)
+        lazy[site].encode(torch.ones(1, 16))
+    assert alive["bytes"] == max(room, 1) * one(folder)  # nobody holds one
+    held = lazy[next(iter(lazy))]
+    for site in [*lazy, *lazy]:
+        lazy[site].encode(torch.ones(1, 16))
+    assert torch.equal(held.W_enc, load_dictionary(folder / "embed").W_enc)
+    assert alive["bytes"] == (max(room, 1) + 1) * one(folder)
 
 
 def test_a_circuit_is_bit_identical(model, folder):
