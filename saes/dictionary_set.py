@@ -36,8 +36,8 @@ from saes.sites import Site, SiteError
 class DictionarySet(Mapping[Site, AffineDictionary]):
     """A mapping from the site that a dictionary reads to the dictionary. Not for several threads at once.
 
-    Dictionaries are compared and copied like any other: two lookups of one site may give two objects. `in`, `len` and
-    iteration over the sites read no weights.
+    Two lookups of one site may give two objects with the same numbers. `in`, `len`, iteration over the sites and
+    `outlines` (sites and sizes) read no weights.
     """
 
     def __init__(
