@@ -1,4 +1,4 @@
-"""`kibitz export` and `kibitz import`: a dictionary's folder to and from those of other tools."""
+"""`kibitz export` and `kibitz import`: a dictionary's folder to and from those of other tools, and from the hub."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,8 +9,10 @@ import tyro
 from saes.architectures import AffineDictionary
 from saes.checkpoint import load_dictionary, save_dictionary
 from saes.files import FileError
-from saes.formats import circuit_tracer, read_format, recognise, sparsify, write_format
+from saes.formats import circuit_tracer, write_format
 from saes.formats.folders import new_folder
+from saes.models import DTYPES
+from saes.released import locate
 
 Tool = Literal["dictionary_learning", "saelens", "sparsify", "circuit_tracer"]
 
@@ -33,18 +35,20 @@ class ExportConfig:
 
 @dataclass(frozen=True)
 class ImportConfig:
-    """Write another tool's dictionary as Kibitz's own folder."""
+    """Write a dictionary of another tool, or one on the hub, as Kibitz's own folder."""
 
     source: tyro.conf.Positional[Path]
-    """the other tool's folder"""
+    """the other tool's folder, or an address on the hub: owner/name[:folder/in/it][@revision]"""
     out: tyro.conf.Positional[Path]
     """folder to make; never an existing one. A transcoder set or a sparsify run becomes one folder per dictionary"""
-    tool: Annotated[Tool | None, tyro.conf.arg(name="from")] = None
+    tool: Annotated[Tool | Literal["gemma_scope"] | None, tyro.conf.arg(name="from")] = None
     """the tool that wrote it; found out by default"""
     site: str | None = None
     """what it reads (resid_1, blocks.1.hook_resid_post), in place of what its files say"""
     target: str | None = None
     """what it writes, if it is a transcoder"""
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    """of the weights in the file; 16 bits halve what a set of many has to move"""
 
 
 def export_dictionary(config: ExportConfig) -> str:
@@ -61,29 +65,19 @@ def export_dictionary(config: ExportConfig) -> str:
 
 def import_dictionary(config: ImportConfig) -> str:
     """The sentence to print."""
-    if not config.source.is_dir():
-        raise FileError(f"{config.source}: no such folder")
-    tool = config.tool or recognise(config.source)
-    if tool == "kibitz":
+    places = locate(config.source, config.tool)
+    if config.source.expanduser().exists() and any(place.tool == "kibitz" for place in places):
         raise FileError(f"{config.source}: is a dictionary of Kibitz already")
-    parts = _parts(tool, config)
+    if len(places) > 1 and (config.site or config.target):
+        raise FileError(f"{config.source}: holds {len(places)} dictionaries, so --site cannot name them all")
+    lines = []
     with new_folder(config.out) as stage:
-        for name, dictionary in parts.items():
-            save_dictionary(dictionary, stage / name)
-    return "\n".join(f"{config.out / name}: {described(d)}, from {tool}" for name, d in parts.items())
-
-
-def _parts(tool: str, config: ImportConfig) -> dict[str, AffineDictionary]:
-    """The dictionaries of a folder by the sub-folder they get; "" for the only one."""
-    layers = circuit_tracer.layers(config.source) if tool == "circuit_tracer" else []
-    coders = sparsify.coders(config.source) if tool == "sparsify" else []
-    if len(layers) <= 1 and len(coders) <= 1:
-        return {"": read_format(tool, config.source, config.site, config.target)}
-    if config.site or config.target:
-        raise FileError(f"{config.source}: holds {len(layers or coders)} dictionaries, so --site cannot name them all")
-    if layers:
-        return {f"layer_{i}": read_format(tool, config.source, layer=i) for i in layers}
-    return {folder.name: read_format(tool, folder) for folder in coders}
+        for place in places:
+            name = place.name if len(places) > 1 else ""
+            dictionary = place.read(config.site, config.target, dtype=DTYPES[config.dtype])
+            save_dictionary(dictionary, stage / name, dtype=DTYPES[config.dtype])
+            lines.append(f"{config.out / name}: {described(dictionary)}, from {place.tool}")
+    return "\n".join(lines)
 
 
 def described(dictionary: AffineDictionary) -> str:

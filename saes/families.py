@@ -6,6 +6,7 @@ and attn_heads_i (before the output projection).
 """
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any, Literal
@@ -162,6 +163,11 @@ def _named_sites(model: PreTrainedModel) -> dict[str, Site]:
     return sites
 
 
+def site_names(model: PreTrainedModel) -> list[str]:
+    """Our names of all sites, in forward order."""
+    return list(_named_sites(model))
+
+
 def find_site(model: PreTrainedModel, name: str) -> Site:
     """A site by our name, by TransformerLens' name, or by the path of a module whose output it is."""
     sites = _named_sites(model)
@@ -254,8 +260,14 @@ def _every_site(model: PreTrainedModel) -> dict[Site, Tensor]:
     return values
 
 
+def site_widths(model: PreTrainedModel, sites: Iterable[Site]) -> dict[Site, int]:
+    """Last dimensions of the tensors at the sites, from one forward pass of one token."""
+    sites = list(sites)
+    with torch.no_grad(), capture(model, sites) as values:
+        model(input_ids=torch.zeros(1, 1, dtype=torch.long, device=model.device), use_cache=False)
+    return {site: values[site].shape[-1] for site in sites}
+
+
 def site_width(model: PreTrainedModel, site: Site) -> int:
     """Last dimension of the tensor at a site, from a one-token forward pass."""
-    with torch.no_grad(), capture(model, [site]) as values:
-        model(input_ids=torch.zeros(1, 1, dtype=torch.long, device=model.device), use_cache=False)
-    return values[site].shape[-1]
+    return site_widths(model, [site])[site]

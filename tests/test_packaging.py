@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 PACKAGES = ["saes", "circuits", "boardgames", "shift", "kibitz"]
 # compared with where they are installed, in an environment of their own
-PEERS = {"circuit-tracer", "dictionary-learning", "huggingface-hub", "sae-lens", "sparsify"}
+PEERS = {"circuit-tracer", "dictionary-learning", "sae-lens", "sparsify"}
 WEIGHTS_LIMIT = 25e6  # bytes, all shipped weights together
 
 

@@ -19,10 +19,10 @@ import yaml
 from torch import Tensor
 
 from saes.architectures import AffineDictionary, ReLUDictionary, TopKDictionary
-from saes.files import FileError, read_tensors, write_tensors, write_text
+from saes.files import FileError, read_shapes, read_tensors, write_tensors, write_text
 from saes.formats.equivalents import as_jumprelu, build, expressible, weights_with_center
-from saes.formats.folders import Fields, NotExpressible, checked, matrix_shape, new_folder
-from saes.formats.spellings import KEY, layer_of, lens_name, sites_entry, sites_of
+from saes.formats.folders import Fields, NotExpressible, Outline, checked, matrix_shape, new_folder
+from saes.formats.spellings import KEY, Sites, layer_of, lens_name, sites_entry, sites_of
 
 NAME = "circuit_tracer"
 _THRESHOLD = "activation_function.threshold"
@@ -44,17 +44,7 @@ def read(
     """One layer of a set; without `layer` the only one. `site` and `target`: what it reads and writes."""
     folder = Path(folder)
     config = _config(folder)
-    found = layers(folder)
-    if config.text("model_kind", "transcoder_set") != "transcoder_set" or not found:
-        if (folder / "W_enc_0.safetensors").is_file():
-            raise NotExpressible(f"{folder}: Kibitz has no cross-layer transcoder, whose features write several layers")
-        raise FileError(f"{folder}: holds no layer_0.safetensors of a set of transcoders")
-    if layer is None:
-        if len(found) > 1:
-            raise FileError(f"{folder}: holds the layers {', '.join(map(str, found))}; name one")
-        layer = found[0]
-    if layer not in found:
-        raise FileError(f"{folder}: has no layer {layer}; it holds {', '.join(map(str, found))}")
+    layer = _one_layer(folder, config, layer)
     path = folder / f"layer_{layer}.safetensors"
     tensors = read_tensors(path)
     features, width = matrix_shape(path, tensors, "W_enc")
@@ -68,12 +58,47 @@ def read(
         raw["threshold"] = raw.pop(_THRESHOLD)
         if bool((raw["threshold"] < 0).any()):
             raise NotExpressible(f"{path}: a threshold is below 0, which lets negative features through: ours cannot")
+    sites = _sites(config, layer, site, target)
+    return build("jumprelu" if "threshold" in raw else "relu", raw, sites, path, center=False)
+
+
+def outline(
+    folder: Path | str, site: str | None = None, target: str | None = None, layer: int | None = None
+) -> Outline:
+    """Sites from config.yaml, sizes from the header of the layer's file."""
+    folder = Path(folder)
+    config = _config(folder)
+    layer = _one_layer(folder, config, layer)
+    path = folder / f"layer_{layer}.safetensors"
+    shapes = read_shapes(path)
+    if len(shapes.get("W_enc", ())) != 2:
+        raise FileError(f"{path}: lacks the matrix W_enc; it holds {', '.join(shapes)}")
+    features, width = shapes["W_enc"]
+    return Outline(*_sites(config, layer, site, target), width, width, features)
+
+
+def _one_layer(folder: Path, config: Fields, layer: int | None) -> int:
+    """The layer that is meant; without one the only one."""
+    found = layers(folder)
+    if config.text("model_kind", "transcoder_set") != "transcoder_set" or not found:
+        if (folder / "W_enc_0.safetensors").is_file():
+            raise NotExpressible(f"{folder}: Kibitz has no cross-layer transcoder, whose features write several layers")
+        raise FileError(f"{folder}: holds no layer_0.safetensors of a set of transcoders")
+    if layer is None:
+        if len(found) > 1:
+            raise FileError(f"{folder}: holds the layers {', '.join(map(str, found))}; name one")
+        layer = found[0]
+    if layer not in found:
+        raise FileError(f"{folder}: has no layer {layer}; it holds {', '.join(map(str, found))}")
+    return layer
+
+
+def _sites(config: Fields, layer: int, site: str | None, target: str | None) -> Sites:
     hooks = [config.values.get(f"feature_{end}_hook") for end in ("input", "output")]
     read_name = f"blocks.{layer}.{hooks[0]}" if hooks[0] else f"mlp_input_{layer}"
     write_name = f"blocks.{layer}.{hooks[1] or 'hook_mlp_out'}"  # a set stands for the MLPs
     own = Fields(config.path, config.part(KEY).values).part(str(layer)).values
-    sites = sites_of(config.path, own, read_name, write_name, site, target, transcoder=True)
-    return build("jumprelu" if "threshold" in raw else "relu", raw, sites, path, center=False)
+    return sites_of(config.path, own, read_name, write_name, site, target, transcoder=True)
 
 
 def _config(folder: Path) -> Fields:

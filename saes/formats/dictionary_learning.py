@@ -24,10 +24,11 @@ from torch import Tensor
 from saes.architectures import AffineDictionary, BatchTopKDictionary, MatryoshkaConfig, TopKConfig
 from saes.files import FileError, read_state, write_json, write_state
 from saes.formats.equivalents import build, expressible, has_unit_rows, is_transcoder, weights, weights_with_center
-from saes.formats.folders import Fields, NotExpressible, checked, matrix_shape, new_folder
-from saes.formats.spellings import KEY, layer_of, sites_entry, sites_of
+from saes.formats.folders import Fields, NotExpressible, Outline, checked, matrix_shape, new_folder
+from saes.formats.spellings import KEY, Sites, layer_of, sites_entry, sites_of
 
 NAME = "dictionary_learning"
+FILES = ("config.json", "ae.pt")
 _LINEAR = {"W_enc": "encoder.weight", "b_enc": "encoder.bias"}
 _GATED = {"b_gate": "gate_bias", "b_mag": "mag_bias", "r_mag": "r_mag"}
 _TRAINERS = {
@@ -51,8 +52,7 @@ def read(folder: Path | str, site: str | None = None, target: str | None = None)
     folder = Path(folder)
     config = Fields.of_json(folder / "config.json")
     trainer = config.part("trainer")
-    if config.part("buffer").values.get("io", "out") not in ("in", "out", None):
-        raise NotExpressible(f"{config.path}: it was trained to write another tensor than it reads (buffer.io)")
+    sites = _sites(config, trainer, site, target)
     path = folder / "ae.pt"
     tensors: Any = read_state(path)
     if not isinstance(tensors, dict):
@@ -70,9 +70,26 @@ def read(folder: Path | str, site: str | None = None, target: str | None = None)
     for entry, value in (("dict_size", shape[0]), ("activation_dim", shape[1])):
         if trainer.has(entry) and trainer.integer(entry) != value:
             raise FileError(f"{config.path}: {entry} is {trainer.values[entry]}, but {path.name} has {value}")
-    sites = sites_of(config.path, config.part(KEY).values, _site_name(trainer), None, site, target, transcoder=False)
     center = name not in ("AutoEncoderNew", "JumpReluAutoEncoder")
     return _ours(name, raw, trainer, path, sites, center)
+
+
+def outline(folder: Path | str, site: str | None = None, target: str | None = None) -> Outline:
+    """What config.json announces; where it names no sizes, the weights are read for them."""
+    config = Fields.of_json(Path(folder) / "config.json")
+    trainer = config.part("trainer")
+    reads, writes = _sites(config, trainer, site, target)
+    if not trainer.has("activation_dim") or not trainer.has("dict_size"):
+        whole = read(folder, site, target)
+        return Outline(reads, writes, whole.width, whole.width, whole.features)
+    width = trainer.integer("activation_dim")
+    return Outline(reads, writes, width, width, trainer.integer("dict_size"))
+
+
+def _sites(config: Fields, trainer: Fields, site: str | None, target: str | None) -> Sites:
+    if config.part("buffer").values.get("io", "out") not in ("in", "out", None):
+        raise NotExpressible(f"{config.path}: it was trained to write another tensor than it reads (buffer.io)")
+    return sites_of(config.path, config.part(KEY).values, _site_name(trainer), None, site, target, transcoder=False)
 
 
 def _shapes(name: str, features: int, width: int, tensors: dict[str, Any]) -> dict[str, tuple[int, ...]]:

@@ -111,8 +111,11 @@ def build(
             unit_norm=has_unit_rows(tensors["W_dec"]),
             **options,
         )
-        dictionary = kind(config, reads, writes)
+        with torch.device("meta"):  # no random weights, which would be thrown away
+            dictionary = kind(config, reads, writes)
     except ValueError as error:
         raise FileError(f"{path}: {error}") from None
-    dictionary.load_state_dict({name: t.contiguous() for name, t in tensors.items()})
+    # cloned: what is read may be a mapped file
+    whole = {name: t.clone(memory_format=torch.contiguous_format) for name, t in tensors.items()}
+    dictionary.load_state_dict(whole, assign=True)
     return dictionary.eval().requires_grad_(False)

@@ -6,19 +6,37 @@ What is wrong with a folder is said in one FileError that names the file; nothin
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from saes.files import FileError, read_json
+from saes.files import FileError, all_finite, read_json
+from saes.sites import Site
 
 
 class NotExpressible(FileError):
     """The other format has no way to say what a dictionary does, or Kibitz has none to do what a file says."""
+
+
+@dataclass(frozen=True)
+class Outline:
+    """What the files of a dictionary say before its weights are read."""
+
+    reads: Sequence[Site]
+    writes: Sequence[Site]
+    width_in: int
+    width: int
+    features: int
+
+    @property
+    def numbers(self) -> int:
+        """In its two matrices, which are nearly all of it."""
+        return self.features * (self.width_in + self.width)
 
 
 class Fields:
@@ -105,7 +123,7 @@ def checked(
         if not t.is_floating_point():
             raise FileError(f"{path}: {name} holds {t.dtype}, not floating-point numbers")
         result[name] = t.detach().float()
-        if not bool(result[name].isfinite().all()):
+        if not all_finite(result[name]):
             raise FileError(f"{path}: {name} holds NaN or infinity")
     return result
 

@@ -25,10 +25,11 @@ from torch import Tensor
 from saes.architectures import AffineDictionary, BatchTopKDictionary, GatedDictionary, MatryoshkaConfig, TopKConfig
 from saes.files import FileError, read_tensors, write_json, write_tensors
 from saes.formats.equivalents import as_jumprelu, build, expressible, is_transcoder, weights
-from saes.formats.folders import Fields, NotExpressible, checked, new_folder
-from saes.formats.spellings import KEY, lens_name, sites_entry, sites_of
+from saes.formats.folders import Fields, NotExpressible, Outline, checked, new_folder
+from saes.formats.spellings import KEY, Sites, lens_name, sites_entry, sites_of
 
 NAME = "saelens"
+FILES = ("cfg.json", "sae_weights.safetensors", "activation_scaler.json")
 VERSION = "6.54.12"  # whose layout is written; SAELens rewrites the config of files that name none
 _AUTOENCODERS = ("standard", "gated", "topk", "jumprelu", "batchtopk", "matryoshka_batchtopk")
 _TRANSCODERS = ("transcoder", "skip_transcoder", "jumprelu_transcoder", "jumprelu_skip_transcoder")
@@ -59,9 +60,22 @@ def read(folder: Path | str, site: str | None = None, target: str | None = None)
     tensors = read_tensors(path)
     raw = checked(path, tensors, _shapes(config, architecture))
     _fold_training_scale(raw, config, folder, architecture)
-    hook, hook_out = (metadata.text(name, "") or None for name in ("hook_name", "hook_name_out"))
-    sites = sites_of(config.path, metadata.part(KEY).values, hook, hook_out, site, target, transcoder)
+    sites = _sites(config, metadata, site, target, transcoder)
     return _ours(architecture, raw, config, metadata, sites, path, center)
+
+
+def outline(folder: Path | str, site: str | None = None, target: str | None = None) -> Outline:
+    """What cfg.json announces."""
+    config, metadata = _config(Path(folder) / "cfg.json")
+    architecture = config.text("architecture")
+    shapes = _shapes(config, architecture)
+    sites = _sites(config, metadata, site, target, architecture in _TRANSCODERS)
+    return Outline(*sites, shapes["W_enc"][0], shapes["W_dec"][1], shapes["W_dec"][0])
+
+
+def _sites(config: Fields, metadata: Fields, site: str | None, target: str | None, transcoder: bool) -> Sites:
+    hook, hook_out = (metadata.text(name, "") or None for name in ("hook_name", "hook_name_out"))
+    return sites_of(config.path, metadata.part(KEY).values, hook, hook_out, site, target, transcoder)
 
 
 def _config(path: Path) -> tuple[Fields, Fields]:

@@ -13,11 +13,12 @@ import torch
 from saes.architectures import AffineDictionary, TopKConfig, TopKDictionary
 from saes.files import FileError, read_tensors, write_json, write_tensors
 from saes.formats.equivalents import build, expressible, weights_with_center
-from saes.formats.folders import Fields, NotExpressible, checked, matrix_shape, new_folder
-from saes.formats.spellings import path_name, sites_entry, sites_of
+from saes.formats.folders import Fields, NotExpressible, Outline, checked, matrix_shape, new_folder
+from saes.formats.spellings import Sites, path_name, sites_entry, sites_of
 
 NAME = "sparsify"
 SITES = "kibitz.json"
+FILES = ("cfg.json", "sae.safetensors", SITES)
 
 
 def recognises(folder: Path | str) -> bool:
@@ -62,12 +63,25 @@ def read(folder: Path | str, site: str | None = None, target: str | None = None)
         if not transcode:  # our skip dictionaries subtract nothing from what they read
             shift = raw["encoder.weight"].double() @ raw["b_dec"].double()
             tensors["b_enc"] = (tensors["b_enc"].double() - shift).float()
+    center = not transcode and not skip
+    sites = _sites(folder, transcode, site, target)
+    return build("topk", tensors, sites, path, center=center, k=config.integer("k", 32))
+
+
+def outline(folder: Path | str, site: str | None = None, target: str | None = None) -> Outline:
+    """What cfg.json announces, for the folder of one coder."""
+    folder = Path(folder)
+    config = Fields.of_json(folder / "cfg.json")
+    width = config.integer("d_in")
+    count = config.values.get("num_latents") or config.integer("expansion_factor", 32) * width
+    return Outline(*_sites(folder, config.flag("transcode", False), site, target), width, width, int(count))
+
+
+def _sites(folder: Path, transcode: bool, site: str | None, target: str | None) -> Sites:
     # a transcoder of a module is kept under that module's name: it writes its output; what it reads is its input
     read_name = f"{folder.name}.input" if transcode else folder.name
     own = Fields.of_json(folder / SITES) if (folder / SITES).is_file() else Fields(folder / SITES, {})
-    sites = sites_of(own.path, own.values, read_name, folder.name, site, target, transcode)
-    center = not transcode and not skip
-    return build("topk", tensors, sites, path, center=center, k=config.integer("k", 32))
+    return sites_of(own.path, own.values, read_name, folder.name, site, target, transcode)
 
 
 def write(

@@ -9,6 +9,7 @@ from saes.architectures import CrosscoderConfig, ReLUConfig, ReLUDictionary
 from saes.checkpoint import load_dictionary, save_dictionary
 from saes.files import (
     FileError,
+    all_finite,
     atomic,
     read_json,
     read_state,
@@ -245,3 +246,17 @@ def test_records_survive_a_kill_and_later_ones_win(tmp_path):
         stream.write('{"step": 2, "lo\n')  # cut short by a kill
     JSONLines(log).record(1, {"loss": 0.25})
     assert read_records(log) == [{"step": 0, "loss": 1.0}, {"step": 1, "loss": 0.25}]
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])
+def test_one_number_that_is_not_finite_is_seen_wherever_it_is(dtype, bad):
+    for shape in ((), (1,), (7,), (33, 65)):
+        t = torch.randn(shape).to(dtype)
+        t.view(-1)[0] = torch.finfo(dtype).max
+        assert all_finite(t)
+        for place in {0, t.numel() // 2, t.numel() - 1}:
+            damaged = t.clone()
+            damaged.view(-1)[place] = bad
+            assert not all_finite(damaged)
+    assert all_finite(torch.zeros(0, 3, dtype=dtype))
