@@ -7,7 +7,7 @@ import torch
 
 from saes.architectures import ReLUConfig, ReLUDictionary
 from saes.dictionary import IdentityDictionary
-from saes.evaluation import evaluate, next_token_loss
+from saes.evaluation import evaluate
 from saes.families import find_site
 from saes.harvest import harvest
 from saes.sites import capture
@@ -108,8 +108,9 @@ def test_all_numbers_equal_a_plain_recomputation(setting):
 def test_loss_agrees_with_transformers(setting):
     model, tokens, _ = setting
     mask = torch.ones_like(tokens, dtype=torch.bool)
-    expected = float(model(input_ids=tokens, labels=tokens, use_cache=False).loss) * 10 * 8
-    assert float(next_token_loss(model, tokens, mask)) == pytest.approx(expected, rel=1e-5)
+    expected = float(model(input_ids=tokens, labels=tokens, use_cache=False).loss)
+    identity = IdentityDictionary(find_site(model, "resid_1"), 16)
+    assert evaluate(model, identity, tokens, mask).loss_original == pytest.approx(expected, rel=1e-5)
 
 
 def test_masked_positions_count_for_nothing(setting):
