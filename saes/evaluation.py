@@ -23,7 +23,7 @@ from transformers import PreTrainedModel
 from saes.densities import FeatureCounter, FeatureCounts
 from saes.dictionary import Dictionary
 from saes.estimates import RowSums, Statistic
-from saes.passes import Passes, by_row, clean_activations
+from saes.passes import Passes, by_row, clean_activations, side_by_side
 from saes.samples import TokenBatch, in_batches
 from saes.sites import Site, SiteError
 
@@ -159,11 +159,6 @@ def evaluate_all(
             score.sums.add({**columns, **passes.original, **ablated[writes], **new})
         progress(int(batch.keep.sum()))
     return [score.evaluation() for score in scores]
-
-
-def side_by_side(sites: Sequence[Site], values: Mapping[Site, Tensor]) -> Tensor:
-    """The tensors that a dictionary reads or writes, [*, D of all]."""
-    return values[sites[0]] if len(sites) == 1 else torch.cat([values[site] for site in sites], dim=-1)
 
 
 def check_fits(dictionary: Dictionary, values: Mapping[Site, Tensor]) -> None:

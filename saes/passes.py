@@ -30,6 +30,11 @@ def clean_activations(
         yield batch, values
 
 
+def side_by_side(sites: Sequence[Site], values: Mapping[Site, Tensor]) -> Tensor:
+    """The tensors that a dictionary reads or writes, [*, D of all]."""
+    return values[sites[0]] if len(sites) == 1 else torch.cat([values[site] for site in sites], dim=-1)
+
+
 class Passes:
     """The passes of the language model over one batch; losses and KL as sums over each row."""
 

@@ -23,9 +23,7 @@ class TokenBatch(NamedTuple):
         """The first rows, up to the one in which the number of counted positions reaches `tokens`."""
         before = self.keep.sum(1).cumsum(0) - self.keep.sum(1)
         count = int((before < tokens).sum())
-        rows = self.rows
-        parts = (rows.tokens, rows.mask, rows.positions, rows.documents, rows.offsets)
-        return TokenBatch(Rows(*(part[:count] for part in parts)), self.keep[:count])
+        return TokenBatch(self.rows[:count], self.keep[:count])
 
 
 class Sample:
@@ -56,6 +54,5 @@ def in_batches(
     offsets = positions
     parts = (tokens, mask, positions, documents.where(mask.cpu(), -1), offsets.where(mask.cpu(), -1))
     return [
-        TokenBatch(Rows(*each), each[1])
-        for each in zip(*(part.cpu().split(batch_rows) for part in parts), strict=True)
+        TokenBatch(Rows(*each), each[1]) for each in zip(*(part.cpu().split(batch_rows) for part in parts), strict=True)
     ]

@@ -2,15 +2,18 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
 from saes.architectures import ReLUConfig, ReLUDictionary
+from saes.corpus import Corpus, Layout
 from saes.dictionary import IdentityDictionary
 from saes.evaluation import evaluate
 from saes.families import find_site
 from saes.harvest import harvest
 from saes.sites import capture
+from saes.sources import TokenSource
 from tests.saes.models_for_tests import hook_count, some_tokens, tiny
 
 
@@ -19,6 +22,15 @@ def setting():
     model, tokens = tiny("gpt2"), some_tokens(rows=10)
     mask = torch.arange(9).expand(10, 9) < torch.tensor([9, 9, 4, 7, 9, 9, 9, 2, 9, 9])[:, None]
     return model, tokens, mask
+
+
+def corpus_of(**options) -> Corpus:
+    """Documents of one to nine tokens from 2 on, in packed rows of 12."""
+    rng = np.random.default_rng(0)
+    tokens = np.zeros((60, 9), np.int64)
+    for row, length in zip(tokens, rng.integers(1, 10, 60), strict=True):
+        row[:length] = rng.integers(2, 97, length)
+    return Corpus(TokenSource(tokens, pad=0), Layout(12, bos_id=1, **options), 97)
 
 
 def constant(site, value: torch.Tensor) -> ReLUDictionary:
