@@ -1,8 +1,8 @@
 """An evaluation in the JSON layout of SAEBench's core evaluation (eval_type_id "core"), for its readers and plots.
 
 Names and nesting follow `sae_bench/evals/core` of github.com/adamkarvonen/SAEBench as stored at commit 10e0728; not
-confirmed by running SAEBench, of which only parts of the sources were at hand. Where a number there is defined otherwise
-than ours, ours stands here, and docs/evaluation.md lists the differences. What is undefined is -1, as there.
+confirmed by running SAEBench, of which only parts of the sources were at hand. Where a number is defined otherwise
+there, ours stands here, and docs/evaluation.md lists the differences. What is undefined is -1, as there.
 """
 
 import time

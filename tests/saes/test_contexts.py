@@ -1,4 +1,4 @@
-"""Contexts against a plain search through all positions, for planted features of every strength and many batch sizes."""
+"""Contexts against a plain search through all positions: planted features of every strength, many batch sizes."""
 
 import json
 import math
