@@ -4,6 +4,7 @@ docs/evaluation.md defines the numbers. With games as the corpus the dictionarie
 """
 
 import json
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -126,10 +127,15 @@ def find_dictionaries(paths: tuple[Path, ...]) -> dict[str, Path]:
             raise FileError(f"{path}: holds no dictionary (config.json and dictionary.safetensors)")
         found += below
     found = list(dict.fromkeys(folder.resolve() for folder in found))
-    depth = 1
-    while len({folder.parts[-depth:] for folder in found}) < len(found):
-        depth += 1
-    return {"/".join(folder.parts[-depth:]).strip("/"): folder for folder in found}
+    return {_short_name(folder, found): folder for folder in found}
+
+
+def _short_name(folder: Path, among: list[Path]) -> str:
+    """The fewest last parts of a path that no other ends in."""
+    others = [other for other in among if other != folder]
+    lengths = range(1, len(folder.parts) + 1)
+    depth = next(d for d in lengths if all(other.parts[-d:] != folder.parts[-d:] for other in others))
+    return "/".join(folder.parts[-depth:]).strip("/")
 
 
 def _hidden(file: Path, above: Path) -> bool:
@@ -302,4 +308,8 @@ def _speller(config: EvalConfig) -> Callable[[int], str] | None:
 
 
 def _with_error(value: float, error: float) -> str:
-    return f"{value:.4g}±{error:.1g}" if error == error else f"{value:.4g}"
+    """42.31±0.04: as many decimals as show one digit of the error, six at most."""
+    if not error > 0:
+        return f"{value:.4g}"
+    decimals = min(max(0, -math.floor(math.log10(error))), 6)
+    return f"{value:.{decimals}f}±{error:.{decimals}f}"

@@ -82,7 +82,7 @@ class FeatureCounter:
 class Histogram:
     """Numbers of features between successive edges, and those that no bin can hold."""
 
-    edges: Float[np.ndarray, " bins+1"]
+    edges: Float[np.ndarray, " edges"]
     counts: Int[np.ndarray, " bins"]
     outside: int
 
