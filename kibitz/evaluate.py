@@ -32,7 +32,7 @@ from saes.densities import (
     plot_histograms,
 )
 from saes.evaluation import Evaluation, evaluate_all
-from saes.families import find_site
+from saes.families import find_site, site_width
 from saes.files import FileError, write_json, write_text
 from saes.models import ModelError, load_tokenizer
 from saes.saebench import core_result
@@ -153,6 +153,7 @@ def _place(model: PreTrainedModel, dictionary: AffineDictionary, site: str | Non
         dictionary.reads, dictionary.writes = (
             tuple(find_site(model, each.name) for each in sites) for sites in (dictionary.reads, dictionary.writes)
         )
+    dictionary.check_width(sum(site_width(model, each) for each in dictionary.reads))  # before a corpus is opened
 
 
 @dataclass(frozen=True)
