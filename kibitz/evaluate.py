@@ -1,52 +1,316 @@
-"""`kibitz eval`: how faithful a saved dictionary is, and how well it knows the board."""
+"""`kibitz eval`: how faithful and how sparse saved dictionaries are, on one corpus, from shared passes of one model.
+
+docs/evaluation.md defines the numbers. With games as the corpus the dictionaries' knowledge of the board is scored too.
+"""
 
 import json
-from dataclasses import asdict, dataclass
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import tyro
+from tqdm import tqdm
+from transformers import PreTrainedModel
 
-from boardgames.lm import OTHELLO_GPT, load_othello_gpt
-from boardgames.othello.transcript import PAD
+from boardgames.othello.rules import square_name
+from boardgames.othello.transcript import SQUARE_OF_TOKEN, GamesError
 from kibitz.chain.board import score_boards
-from kibitz.chain.games import prepare_games
+from kibitz.chain.games import Games, prepare_games
+from kibitz.corpora import CorpusOptions
+from kibitz.runs import check_replaceable, run_folder
+from saes.architectures import AffineDictionary
 from saes.checkpoint import load_dictionary
-from saes.evaluation import evaluate
+from saes.contexts import ContextCollector, write_contexts
+from saes.densities import (
+    NearestRows,
+    cosine_histogram,
+    frequency_histogram,
+    nearest_rows,
+    plot_histograms,
+)
+from saes.evaluation import Evaluation, evaluate_all
 from saes.families import find_site, site_width
+from saes.files import FileError, write_json, write_text
+from saes.models import ModelError, load_tokenizer
+from saes.saebench import core_result
+from saes.samples import Sample
+from saes.sweep import aligned
+
+_GAMES_PER_SPLIT = 1000
+_COLUMNS = {
+    "l0": "L0",
+    "variance_explained": "variance",
+    "mse": "MSE",
+    "cosine": "cosine",
+    "loss_recovered": "loss rec. (zero)",
+    "loss_recovered_mean": "loss rec. (mean)",
+    "kl": "KL",
+}
 
 
 @dataclass(frozen=True)
-class EvalConfig:
-    """Score a dictionary folder of an OthelloGPT: L0, variance explained, loss recovered, coverage, reconstruction."""
+class EvalConfig(CorpusOptions):
+    """Score dictionaries: L0, variance explained, MSE, cosine, loss recovered, KL, densities, and boards for games."""
 
-    dictionary: tyro.conf.Positional[Path]
-    """folder with config.json and dictionary.safetensors"""
-    model: Path = OTHELLO_GPT
-    """folder of the language model; by default the one that ships"""
+    dictionaries: tyro.conf.Positional[tuple[Path, ...]] = ()
+    """folders with config.json and dictionary.safetensors, or folders that hold such folders"""
     site: str | None = None
-    """where to read the model; by default the site that the dictionary was trained at"""
-    games: Path | None = None
-    """an .npz file with `moves`; by default random games"""
-    seed: int = 0
+    """for one dictionary: where to read the model; by default the site that it was trained at"""
+    tokens: int = 100_000
+    """how many to measure on; fewer if the corpus ends before"""
+    boards: bool = True
+    """where the corpus is games: also score how well features know the board, on 2,000 other games"""
+    contexts: int = 0
+    """positions to write of each kind and feature: the strongest, a sample of each octave, a sample of all"""
+    features: tuple[int, ...] = ()
+    """whose contexts to write; by default all features"""
+    window: int = 10
+    """tokens to show on each side of a position"""
+    bands: int = 5
+    """octaves of activation to sample"""
+    out: Path | None = None
+    """folder for results.json, table.txt, plots, SAEBench's JSON and contexts; an earlier run there is replaced"""
     json: bool = False
     """print JSON in place of a table"""
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.dictionaries:
+            raise ValueError("no dictionary is given: name one or more folders")
+        for name, least in (("tokens", 1), ("contexts", 0), ("window", 0), ("bands", 1)):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} is {getattr(self, name)}: choose {least} or more")
+        if self.contexts and self.out is None:
+            raise ValueError("contexts are written to a folder: give --out")
+        if self.features and not self.contexts:
+            raise ValueError("--features are those whose contexts are written: give --contexts with their number")
+
 
 def run_eval(config: EvalConfig) -> str:
-    """The table or JSON to print."""
-    model = load_othello_gpt(config.model)
-    dictionary = load_dictionary(config.dictionary)
-    site = find_site(model, config.site or dictionary.site.name)
-    dictionary.reads = dictionary.writes = (site,)
-    dictionary.check_width(site_width(model, site))
-    games = prepare_games(config.games, 0, 1000, 1800, np.random.default_rng(config.seed))
-    tokens = games.tokens(games.held_out)
-    quality = evaluate(model, dictionary, tokens, tokens != PAD)
-    boards = score_boards(model, dictionary, games.selection, games.scoring).summary()
-    if config.json:
-        return json.dumps({"site": site.name, "sae": asdict(quality), "board": boards}, indent=2)
-    flat = {"site": site.name, **asdict(quality)}
-    for name, value in boards.items():
-        flat |= {f"{name} {k}": v for k, v in value.items()} if isinstance(value, dict) else {name: value}
-    return "\n".join(f"{k:26s} {v:.4f}" if isinstance(v, float) else f"{k:26s} {v}" for k, v in flat.items())
+    """The table or JSON to print; the folder appears, or is replaced, only when all is done."""
+    folders = find_dictionaries(config.dictionaries)
+    if config.site is not None and len(folders) > 1:
+        raise ValueError(f"--site is for one dictionary, and there are {len(folders)}")
+    if config.out is not None:
+        check_replaceable(config.out)
+    model = config.load_model()
+    dictionaries = {name: load_dictionary(folder, str(model.device)) for name, folder in folders.items()}
+    for dictionary in dictionaries.values():
+        _place(model, dictionary, config.site)
+    sample = Sample(
+        config.open_corpus(model, config.tokens), config.tokens, batch_rows=config.batch_rows, drop_bos=config.drop_bos
+    )
+    games = _games(config)
+    if config.out is None:
+        return _measure(config, model, dictionaries, sample, games).shown(config)
+    inputs = {name: folder / "dictionary.safetensors" for name, folder in folders.items()}
+    with run_folder(config.out, config, config.seed, inputs) as run:
+        measured = _measure(config, model, dictionaries, sample, games, run)
+        measured.write(run, config, sample)
+    return measured.shown(config) + ("" if config.json else f"\nResults and plots: {config.out}")
+
+
+def find_dictionaries(paths: tuple[Path, ...]) -> dict[str, Path]:
+    """Folders of dictionaries at or below `paths`, by their shortest names that differ; FileError where none is."""
+    found: list[Path] = []
+    for path in paths:
+        if not path.is_dir():
+            raise FileError(f"{path}: no such folder")
+        below = sorted(file.parent for file in path.rglob("config.json") if not _hidden(file, path))
+        if (path / "config.json").is_file():
+            below = [path]
+        below = [folder for folder in below if (folder / "dictionary.safetensors").exists()]
+        if not below:
+            raise FileError(f"{path}: holds no dictionary (config.json and dictionary.safetensors)")
+        found += below
+    found = list(dict.fromkeys(folder.resolve() for folder in found))
+    return {_short_name(folder, found): folder for folder in found}
+
+
+def _short_name(folder: Path, among: list[Path]) -> str:
+    """The fewest last parts of a path that no other ends in."""
+    others = [other for other in among if other != folder]
+    lengths = range(1, len(folder.parts) + 1)
+    depth = next(d for d in lengths if all(other.parts[-d:] != folder.parts[-d:] for other in others))
+    return "/".join(folder.parts[-depth:]).strip("/")
+
+
+def _hidden(file: Path, above: Path) -> bool:
+    """In a folder of checkpoints, or in one whose name begins with a dot."""
+    parts = file.relative_to(above).parts
+    return any(part.startswith(".") or part.startswith("checkpoint") for part in parts)
+
+
+def _place(model: PreTrainedModel, dictionary: AffineDictionary, site: str | None) -> None:
+    """Put a dictionary at sites of this model: those of its own names, or one that is asked for."""
+    if site is not None:
+        dictionary.site  # noqa: B018  # SiteError unless it reads and writes one site
+        dictionary.reads = dictionary.writes = (find_site(model, site),)
+    else:
+        dictionary.reads, dictionary.writes = (
+            tuple(find_site(model, each.name) for each in sites) for sites in (dictionary.reads, dictionary.writes)
+        )
+    dictionary.check_width(sum(site_width(model, each) for each in dictionary.reads))  # before a corpus is opened
+
+
+@dataclass(frozen=True)
+class _Measured:
+    """What is known of each dictionary, by name."""
+
+    asked: int
+    dictionaries: Mapping[str, AffineDictionary]
+    evaluations: Mapping[str, Evaluation]
+    nearest: Mapping[str, NearestRows]
+    boards: Mapping[str, dict[str, object]]
+
+    @property
+    def tokens(self) -> int:
+        return next(iter(self.evaluations.values())).quality.tokens
+
+    def shown(self, config: EvalConfig) -> str:
+        return json.dumps(self.to_json(), indent=2, allow_nan=False) if config.json else self.table()
+
+    def to_json(self) -> dict[str, Any]:
+        rows = []
+        for name, dictionary in self.dictionaries.items():
+            evaluation = self.evaluations[name]
+            rows.append(
+                {
+                    "name": name,
+                    "architecture": dictionary.architecture,
+                    "reads": [site.name for site in dictionary.reads],
+                    "writes": [site.name for site in dictionary.writes],
+                    "features": dictionary.features,
+                    "sae": evaluation.quality.to_json(),
+                    "log10_frequency": frequency_histogram(evaluation.features).to_json(),
+                    "decoder_cosine": cosine_histogram(self.nearest[name].absolute).to_json(),
+                    "board": self.boards.get(name),
+                }
+            )
+        return {"tokens": self.tokens, "tokens_asked": self.asked, "dictionaries": rows}
+
+    def table(self) -> str:
+        """One row a dictionary; ± one standard error."""
+        header = ["dictionary", "site", "features", *_COLUMNS.values(), "alive", "dead", "dense"]
+        header += ["coverage", "reconstruction"] if self.boards else []
+        rows = []
+        for name, dictionary in self.dictionaries.items():
+            quality = self.evaluations[name].quality
+            sites = [",".join(map(str, part)) for part in (dictionary.reads, dictionary.writes)]
+            cells = [name, ">".join(dict.fromkeys(sites)), str(dictionary.features)]
+            cells += [_with_error(getattr(quality, key), quality.standard_errors[key]) for key in _COLUMNS]
+            cells += [f"{share:.3f}" for share in (quality.alive, quality.dead, quality.dense)]
+            if self.boards:
+                board = self.boards.get(name, {})
+                cells += [f"{board[key]:.3f}" if key in board else "" for key in ("coverage", "reconstruction")]
+            rows.append(cells)
+        first = next(iter(self.evaluations.values())).quality
+        said = f"{first.tokens} tokens in {first.rows} rows"
+        if self.tokens < self.asked:
+            said += f", where the corpus ended: {self.asked} were asked for"
+        return f"{aligned(rows, header)}\n{said}; ± one standard error, rows as units"
+
+    def write(self, run: Path, config: EvalConfig, sample: Sample) -> None:
+        """All but the contexts."""
+        write_json(run / "results.json", self.to_json())
+        write_text(run / "table.txt", self.table() + "\n")
+        frequencies = {name: frequency_histogram(each.features) for name, each in self.evaluations.items()}
+        plot_histograms(frequencies, run / "density.png", "log10 of the share of tokens where a feature fires", "dead")
+        cosines = {name: cosine_histogram(each.absolute) for name, each in self.nearest.items()}
+        plot_histograms(cosines, run / "decoder_cosine.png", "largest |cosine| with another decoder row")
+        for name, dictionary in self.dictionaries.items():
+            result = core_result(
+                dictionary,
+                self.evaluations[name],
+                name=file_name(name),
+                release="kibitz",
+                model=Path(config.model_source).name,
+                corpus=config.corpus or str(config.games or "random Othello games"),
+                context=sample.corpus.layout.context,
+                batch_rows=config.batch_rows,
+                drop_bos=config.drop_bos,
+                model_dtype=config.model_dtype,
+                decoder=self.nearest[name],
+            )
+            write_json(run / "eval_results" / "core" / f"kibitz_{file_name(name)}_eval_results.json", result)
+
+
+def file_name(name: str) -> str:
+    """A dictionary's name as part of a file's."""
+    return name.replace("/", "_")
+
+
+def _measure(
+    config: EvalConfig,
+    model: PreTrainedModel,
+    dictionaries: Mapping[str, AffineDictionary],
+    sample: Sample,
+    games: Games | None,
+    run: Path | None = None,
+) -> _Measured:
+    collectors = {
+        name: ContextCollector(
+            dictionary,
+            config.features or None,
+            count=config.contexts,
+            window=config.window,
+            bands=config.bands,
+            seed=config.seed,
+        )
+        for name, dictionary in (dictionaries.items() if config.contexts else ())
+    }
+
+    def observe(batch: Any, values: Any) -> None:
+        for collector in collectors.values():
+            collector.observe(batch, values)
+
+    with tqdm(total=2 * config.tokens, desc="eval", unit="token", unit_scale=True) as bar:
+        found = evaluate_all(model, list(dictionaries.values()), sample, observe=observe, progress=bar.update)
+    spell = _speller(config)
+    for name, collector in collectors.items():
+        assert run is not None  # checked with the options
+        write_contexts(run / "contexts" / f"{file_name(name)}.jsonl", collector.contexts(), spell)
+    nearest = {name: nearest_rows(dictionary.W_dec) for name, dictionary in dictionaries.items()}
+    boards = {} if games is None else _score_boards(model, dictionaries, games)
+    return _Measured(config.tokens, dictionaries, dict(zip(dictionaries, found, strict=True)), nearest, boards)
+
+
+def _games(config: EvalConfig) -> Games | None:
+    """Games to score boards on, other random ones than those of the corpus; None where boards are not scored."""
+    if config.corpus is not None or not config.boards:
+        return None
+    try:
+        return prepare_games(config.games, 0, _GAMES_PER_SPLIT, 0, np.random.default_rng([config.seed, 1]))
+    except GamesError as error:
+        raise GamesError(f"{error}; --no-boards leaves the boards out") from None
+
+
+def _score_boards(
+    model: PreTrainedModel, dictionaries: Mapping[str, AffineDictionary], games: Games
+) -> dict[str, dict[str, object]]:
+    """Coverage and reconstruction of every SAE; a transcoder or crosscoder has none."""
+    saes = {name: d for name, d in dictionaries.items() if d.reads == d.writes and len(d.reads) == 1}
+    scored = tqdm(saes.items(), desc="boards", unit="dictionary", disable=len(saes) < 2)
+    return {name: score_boards(model, each, games.selection, games.scoring).summary() for name, each in scored}
+
+
+def _speller(config: EvalConfig) -> Callable[[int], str] | None:
+    """Token ids to texts: squares for games, the tokenizer's pieces where there is a tokenizer."""
+    if config.corpus is None:
+        return lambda token: square_name(int(SQUARE_OF_TOKEN[token]))
+    try:
+        tokenizer = load_tokenizer(config.model_source)
+    except ModelError:
+        return None
+    return lambda token: str(tokenizer.decode([token]))
+
+
+def _with_error(value: float, error: float) -> str:
+    """42.31±0.04: as many decimals as show one digit of the error, six at most."""
+    if not error > 0:
+        return f"{value:.4g}"
+    decimals = min(max(0, -math.floor(math.log10(error))), 6)
+    return f"{value:.{decimals}f}±{error:.{decimals}f}"

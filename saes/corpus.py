@@ -68,6 +68,17 @@ class Rows:
     def __len__(self) -> int:
         return len(self.tokens)
 
+    def __getitem__(self, some: slice) -> "Rows":
+        parts = (self.tokens, self.mask, self.positions, self.documents, self.offsets)
+        return Rows(*(part[some] for part in parts))
+
+    def counted(self, drop_bos: bool, bos_id: int | None) -> Bool[Tensor, "rows context"]:
+        """`mask`, with `drop_bos` without BOS tokens and the first token of every row."""
+        if not drop_bos:
+            return self.mask
+        keep = self.mask & (self.positions > 0)
+        return keep if bos_id is None else keep & (self.tokens != bos_id)
+
 
 class Corpus:
     """A source laid out in rows for a model with `vocabulary` tokens."""

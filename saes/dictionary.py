@@ -72,6 +72,15 @@ class Dictionary(nn.Module):
     def decode(self, f: Float[Tensor, "*batch f"]) -> Float[Tensor, "*batch d"]:
         return f @ self.W_dec + self.b_dec
 
+    def bypass(self, x: Float[Tensor, "*batch d_in"]) -> Tensor | None:
+        """What the reconstruction holds besides the decoded features: a skip term, or nothing."""
+        return None
+
+    def reconstruct(self, x: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch d"]:
+        """decode(encode(x)), and the skip term if there is one."""
+        decoded, bypass = self.decode(self.encode(x)), self.bypass(x)
+        return decoded if bypass is None else decoded + bypass
+
     def check_width(self, width: int) -> None:
         """SiteError if the site's tensors have another width."""
         if width != self.width:

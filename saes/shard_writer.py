@@ -198,11 +198,7 @@ def _write_shard(
 
 def _one_pass(model: PreTrainedModel, plan: ShardPlan, rows: Rows, limit: int, bos_id: int | None) -> dict[str, Tensor]:
     """The tensors of a few rows as they are stored: at most `limit` tokens, in the order of the corpus."""
-    keep = rows.mask
-    if plan.drop_bos:
-        keep = keep & (rows.positions > 0)
-        keep = keep if bos_id is None else keep & (rows.tokens != bos_id)
-    chosen = keep.flatten().nonzero().squeeze(1)[:limit]
+    chosen = rows.counted(plan.drop_bos, bos_id).flatten().nonzero().squeeze(1)[:limit]
     out = {name: getattr(rows, name).flatten()[chosen].to(dtype) for name, dtype in LABELS.items()}
     (values,) = harvest(model, rows.tokens, list(plan.sites), batch_size=len(rows))
     for site in plan.sites:

@@ -139,13 +139,7 @@ class AffineDictionary(Dictionary):
         return self.encode(x)[..., index]
 
     def bypass(self, x: Float[Tensor, "*batch d_in"]) -> Tensor | None:
-        """What the reconstruction holds besides the decoded features."""
         return x @ self.W_skip if self.config.skip else None
-
-    def reconstruct(self, x: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch d"]:
-        """decode(encode(x)), and the skip term if there is one."""
-        decoded, bypass = self.decode(self.encode(x)), self.bypass(x)
-        return decoded if bypass is None else decoded + bypass
 
     def encoder_rows(self, index: Tensor) -> Float[Tensor, "chosen d"]:
         return self.W_enc[index]
