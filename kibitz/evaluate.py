@@ -22,7 +22,6 @@ from kibitz.chain.games import Games, prepare_games
 from kibitz.corpora import CorpusOptions
 from kibitz.runs import check_replaceable, run_folder
 from saes.architectures import AffineDictionary
-from saes.checkpoint import load_dictionary
 from saes.contexts import ContextCollector, write_contexts
 from saes.densities import (
     NearestRows,
@@ -33,8 +32,9 @@ from saes.densities import (
 )
 from saes.evaluation import Evaluation, evaluate_all
 from saes.families import find_site, site_width
-from saes.files import FileError, write_json, write_text
+from saes.files import write_json, write_text
 from saes.models import ModelError, load_tokenizer
+from saes.released import Place, locate
 from saes.saebench import core_result
 from saes.samples import Sample
 from saes.sweep import aligned
@@ -55,8 +55,9 @@ _COLUMNS = {
 class EvalConfig(CorpusOptions):
     """Score dictionaries: L0, variance explained, MSE, cosine, loss recovered, KL, densities, and boards for games."""
 
-    dictionaries: tyro.conf.Positional[tuple[Path, ...]] = ()
-    """folders with config.json and dictionary.safetensors, or folders that hold such folders"""
+    dictionaries: tyro.conf.Positional[tuple[str, ...]] = ()
+    """folders of dictionaries, with others below them; folders of other tools; addresses on the hub,
+    owner/name[:folder/in/it][@revision]"""
     site: str | None = None
     """for one dictionary: where to read the model; by default the site that it was trained at"""
     tokens: int = 100_000
@@ -91,13 +92,13 @@ class EvalConfig(CorpusOptions):
 
 def run_eval(config: EvalConfig) -> str:
     """The table or JSON to print; the folder appears, or is replaced, only when all is done."""
-    folders = find_dictionaries(config.dictionaries)
-    if config.site is not None and len(folders) > 1:
-        raise ValueError(f"--site is for one dictionary, and there are {len(folders)}")
+    places = find_dictionaries(config.dictionaries)
+    if config.site is not None and len(places) > 1:
+        raise ValueError(f"--site is for one dictionary, and there are {len(places)}")
     if config.out is not None:
         check_replaceable(config.out)
     model = config.load_model()
-    dictionaries = {name: load_dictionary(folder, str(model.device)) for name, folder in folders.items()}
+    dictionaries = {name: place.read(device=model.device) for name, place in places.items()}
     for dictionary in dictionaries.values():
         _place(model, dictionary, config.site)
     sample = Sample(
@@ -106,36 +107,33 @@ def run_eval(config: EvalConfig) -> str:
     games = _games(config)
     if config.out is None:
         return _measure(config, model, dictionaries, sample, games).shown(config)
-    inputs = {name: folder / "dictionary.safetensors" for name, folder in folders.items()}
+    inputs = {name: place.weights for name, place in places.items()}
     with run_folder(config.out, config, config.seed, inputs) as run:
         measured = _measure(config, model, dictionaries, sample, games, run)
         measured.write(run, config, sample)
     return measured.shown(config) + ("" if config.json else f"\nResults and plots: {config.out}")
 
 
-def find_dictionaries(paths: tuple[Path, ...]) -> dict[str, Path]:
-    """Folders of dictionaries at or below `paths`, by their shortest names that differ; FileError where none is."""
-    found: list[Path] = []
-    for path in paths:
-        if not path.is_dir():
-            raise FileError(f"{path}: no such folder")
-        below = sorted(file.parent for file in path.rglob("config.json") if not _hidden(file, path))
-        if (path / "config.json").is_file():
-            below = [path]
-        below = [folder for folder in below if (folder / "dictionary.safetensors").exists()]
-        if not below:
-            raise FileError(f"{path}: holds no dictionary (config.json and dictionary.safetensors)")
-        found += below
-    found = list(dict.fromkeys(folder.resolve() for folder in found))
-    return {_short_name(folder, found): folder for folder in found}
+def find_dictionaries(sources: tuple[str, ...]) -> dict[str, Place]:
+    """Dictionaries by their shortest names that differ; FileError where none is.
+
+    A source is an address on the hub, a folder of another tool, or a folder with ours anywhere below it.
+    """
+    found: list[Place] = []
+    for source in sources:
+        path = Path(source).expanduser()
+        ours = [file.parent for file in sorted(path.rglob("dictionary.safetensors")) if not _hidden(file, path)]
+        found += [Place(source, folder, "kibitz") for folder in ours] or locate(source)
+    by_path = {(p.folder if p.layer is None else p.weights).resolve(): p for p in found}
+    return {_short_name(path, list(by_path)): place for path, place in by_path.items()}
 
 
-def _short_name(folder: Path, among: list[Path]) -> str:
+def _short_name(path: Path, among: list[Path]) -> str:
     """The fewest last parts of a path that no other ends in."""
-    others = [other for other in among if other != folder]
-    lengths = range(1, len(folder.parts) + 1)
-    depth = next(d for d in lengths if all(other.parts[-d:] != folder.parts[-d:] for other in others))
-    return "/".join(folder.parts[-depth:]).strip("/")
+    others = [other for other in among if other != path]
+    lengths = range(1, len(path.parts) + 1)
+    depth = next(d for d in lengths if all(other.parts[-d:] != path.parts[-d:] for other in others))
+    return "/".join(path.parts[-depth:]).strip("/")
 
 
 def _hidden(file: Path, above: Path) -> bool:

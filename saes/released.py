@@ -45,6 +45,13 @@ class Place:
     def name(self) -> str:
         return self.folder.name if self.layer is None else f"layer_{self.layer}"
 
+    @property
+    def weights(self) -> Path:
+        """The file that holds them."""
+        if self.layer is not None:
+            return self.folder / f"{self.name}.safetensors"
+        return next(path for path in sorted(self.folder.iterdir()) if _WEIGHTS.fullmatch(path.name))
+
     def outline(self, site: str | None = None, target: str | None = None) -> Outline:
         """Sites and sizes, without the weights."""
         found = formats.outline(self.tool, self.folder, site, target, **self._options())

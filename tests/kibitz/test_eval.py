@@ -61,6 +61,15 @@ def test_games_and_boards_at_the_shipped_model(folder, capsys, monkeypatch):
     assert 0.3 < one["board"]["coverage"] < 1 and one["board"]["coverage_floor"] < one["board"]["coverage"]
 
 
+def test_another_tools_folder_scores_the_same(folder, capsys):
+    main(["export", "run/dictionaries/resid_0/seed-0", "theirs", "--to", "saelens", "--model-name", "lm"])
+    capsys.readouterr()
+    main(["eval", "run/dictionaries/resid_0", "theirs", *LM, "--json"])
+    ours, theirs = json.loads(capsys.readouterr().out)["dictionaries"]
+    assert (ours["name"], theirs["name"]) == ("seed-0", "theirs") and theirs["writes"] == ["resid_0"]
+    assert ours["sae"]["kl"] == pytest.approx(theirs["sae"]["kl"], rel=1e-4)
+
+
 def test_many_dictionaries_in_one_table_and_a_whole_folder(folder, capsys):
     command = ["eval", "run", "transcoder", *LM, "--out", "out", "--contexts", "3", "--window", "2"]
     main([*command, "--drop-bos"])
@@ -142,7 +151,7 @@ def test_an_earlier_run_stays_when_a_later_one_fails(folder, capsys):
 
 WRONG = [
     (["nowhere"], "nowhere: no such folder"),
-    (["lm"], "lm: holds no dictionary"),
+    (["lm"], "lm: holds none of dictionary.safetensors (Kibitz)"),
     (["wide"], "site resid_0: activations have width 16, the dictionary 17"),
     (["deep"], "site 'resid_9': this llama has no such site"),
     (["run", "--site", "resid_0"], "--site is for one dictionary, and there are 2"),
