@@ -68,6 +68,13 @@ class Rows:
     def __len__(self) -> int:
         return len(self.tokens)
 
+    def kept(self, drop_bos: bool, bos_id: int | None) -> Bool[Tensor, "rows context"]:
+        """Where an activation counts: not at padding, with `drop_bos` not at BOS nor at the first token of a row."""
+        if not drop_bos:
+            return self.mask
+        keep = self.mask & (self.positions > 0)
+        return keep if bos_id is None else keep & (self.tokens != bos_id)
+
 
 class Corpus:
     """A source laid out in rows for a model with `vocabulary` tokens."""

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field, fields
 from itertools import product
 from typing import Any, Literal
 
+import torch
+
 from saes.architectures import ARCHITECTURES, AffineDictionary
 from saes.dead_features import AuxK
 from saes.objective import SparseReconstruction
@@ -110,6 +112,7 @@ def trainer_for(
     features: int,
     writes: Sequence[Site] | None = None,
     auxk: AuxK | None = None,
+    device: str | torch.device = "cpu",
     **options: Any,
 ) -> Trainer[AffineDictionary]:
     """One trainer for a stack; the warm-up of the penalty, annealing and control of L0 follow from the steps.
@@ -125,7 +128,7 @@ def trainer_for(
     for member in members:
         own = _own_k(member, config.steps) if recipe.sparse_by == "k" else {}
         shape = kind.config_type(width, features, **{**recipe.options, **own, **options})
-        dictionaries.append(kind(shape, sites, writes, member.seed))
+        dictionaries.append(kind(shape, sites, writes, member.seed).to(device))
     penalty = _penalty(recipe, members, config.steps)
     parts = [] if recipe.sparse_by == "penalty" else [auxk or AuxK()]
     objective = SparseReconstruction(penalty, parts, weigh_by_decoder=recipe.weigh_by_decoder)

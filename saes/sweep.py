@@ -12,13 +12,13 @@ from typing import Any
 import torch
 
 from saes.architectures import AffineDictionary
-from saes.buffer import Activations, ActivationStream
 from saes.dead_features import AuxK
 from saes.files import atomic
 from saes.recipes import Member, check_members, trainer_for
 from saes.recorder import Recorder
 from saes.run_checkpoints import Checkpoints
 from saes.sites import Site
+from saes.streams import Activations, ActivationStream
 from saes.trainer import TrainConfig, Trainer
 from saes.training import batch_for, train_stacks
 

@@ -8,16 +8,17 @@ import pytest
 import torch
 
 from saes.architectures import ReLUConfig, ReLUDictionary
-from saes.buffer import ActivationStream
 from saes.corpus import Corpus, Layout
 from saes.families import find_site
 from saes.files import sha256
+from saes.harvest import HarvestError
 from saes.objective import SparseReconstruction
 from saes.penalties import Lp, LpConfig
 from saes.shard_writer import ShardPlan, size_sentence, to_int8, write_shards
 from saes.shards import ActivationShards, ShardError, ShardStream
 from saes.sites import capture
 from saes.sources import TokenSource
+from saes.streams import ActivationStream
 from saes.text import TextSource
 from saes.trainer import TrainConfig, Trainer
 from saes.training import train
@@ -133,7 +134,7 @@ def test_values_that_the_type_cannot_hold_are_refused(tmp_path, value, said):
     model = tiny("llama")
     model.model.layers[1].mlp.down_proj.weight.fill_(value)
     model.model.layers[1].mlp.up_proj.weight.fill_(1.0)
-    with pytest.raises(ShardError, match=f"resid_1.*{said}" if value == value else said):
+    with pytest.raises((ShardError, HarvestError), match=f"resid_1.*{said}"):
         write_shards(tmp_path, model, plan(dtype="fp16"), corpus())
 
 
