@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Bool, Int
@@ -16,6 +16,7 @@ from saes.buffer import ActivationBuffer, RowBuffer
 from saes.evaluation import evaluate
 from saes.families import find_site, site_width
 from saes.files import sha256
+from saes.models import DTYPES
 from saes.row_sources import CorpusRows, MemoryRows, RowSource
 from saes.shards import INDEX, ActivationShards, ShardStream
 from saes.sites import Site
@@ -115,6 +116,8 @@ class MaterialOptions(CorpusOptions):
     """harvest the next rows while training goes on; by default on a GPU; no result depends on it"""
     max_norm: float | None = None
     """leave out tokens whose activations have more than so many times the median norm; by default none"""
+    autocast: Literal["bfloat16", "float16"] | None = None
+    """the type of the model's matrix products in training, if not that of its weights"""
     held_out_tokens: int = 20_000
     """tokens at the start of the corpus that are scored on and never trained on; a quarter of it at most"""
 
@@ -172,6 +175,7 @@ class MaterialOptions(CorpusOptions):
             prefetch=self.prefetch,
             batch_rows=self.batch_rows,
             max_norm=self.max_norm,
+            autocast=None if self.autocast is None else DTYPES[self.autocast],
         )
         return ModelMaterial(
             model,

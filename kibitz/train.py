@@ -3,17 +3,21 @@
 The same command again goes on from the last checkpoint, and ends with the weights that an undisturbed run has.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from kibitz.dry_run import dry_run
 from kibitz.lasting_runs import lasting_run
 from kibitz.material import Material, MaterialOptions
+from kibitz.runs import plain
 from kibitz.stacks import StackOptions, folder_name
 from saes.architectures import AffineDictionary
 from saes.checkpoint import save_dictionary
 from saes.files import write_json, write_text
 from saes.recipes import trainer_for
-from saes.recorder import JSONLines
+from saes.recorder import Console, JSONLines, Recorder, Several, WandB
 from saes.run_checkpoints import Checkpoints
 from saes.sweep import Row, Sweep, score
 from saes.trainer import Trainer
@@ -22,7 +26,7 @@ from saes.training import train_stacks
 # settings that change no result, or whose content is compared in their place
 _IGNORED = (
     *("model", "corpus", "games", "activations", "out"),
-    *("prefetch", "keep", "log_every", "save_every"),
+    *("prefetch", "keep", "log_every", "save_every", "console", "wandb", "dry_run"),
 )
 
 
@@ -36,8 +40,14 @@ class RunConfig(MaterialOptions, StackOptions):
     """checkpoints that are kept"""
     log_every: int = 50
     """steps between lines of metrics.jsonl"""
+    console: bool = False
+    """print a table line for every line of metrics.jsonl"""
+    wandb: str | None = None
+    """a project of Weights & Biases to write to as well; WANDB_MODE=offline needs no network"""
     out: Path = Path("runs/train")
     """folder for the run; one that is there is gone on with"""
+    dry_run: bool = False
+    """only say how large the run would be, how long it would take and what bounds it"""
 
     def __post_init__(self) -> None:
         MaterialOptions.__post_init__(self)
@@ -66,16 +76,19 @@ class RunConfig(MaterialOptions, StackOptions):
 def run_train(config: RunConfig) -> str:
     """The table to print."""
     material = config.open_material(config.batch_size)
+    trainers = config.trainers(material)
+    if config.dry_run:
+        return dry_run(material, trainers, config.batch_size, config.steps, config.keep)
     with lasting_run(config.out, config, _IGNORED, material.identity()) as run:
-        trainers = config.trainers(material)
-        stacks = train_stacks(
-            trainers,
-            material.stream,
-            recorder=JSONLines(run / "metrics.jsonl"),
-            checkpoints=Checkpoints(run / "checkpoints", config.keep),
-            save_every=config.save_every,
-            log_every=config.log_every,
-        )
+        with _recorder(config, run) as recorder:
+            stacks = train_stacks(
+                trainers,
+                material.stream,
+                recorder=recorder,
+                checkpoints=Checkpoints(run / "checkpoints", config.keep),
+                save_every=config.save_every,
+                log_every=config.log_every,
+            )
         folders = {name: [f"dictionaries/{name}/{folder_name(m)}" for m in config.members()] for name in stacks}
         for name, dictionaries in stacks.items():  # before they are scored: whatever happens then, they are there
             for dictionary, folder in zip(dictionaries, folders[name], strict=True):
@@ -90,6 +103,22 @@ def run_train(config: RunConfig) -> str:
         table = "\n\n".join([*tables, note])
         write_text(run / "table.txt", table + "\n")
     return f"{table}\nDictionaries: {config.out / 'dictionaries'}"
+
+
+@contextmanager
+def _recorder(config: RunConfig, run: Path) -> Iterator[Recorder]:
+    """All that were asked for; wandb is told whether training ended well."""
+    recorders: list[Recorder] = [JSONLines(run / "metrics.jsonl"), *([Console()] if config.console else [])]
+    if config.wandb is None:
+        yield Several(*recorders)
+        return
+    project = WandB(config.wandb, run, plain(config))
+    try:
+        yield Several(*recorders, project)
+    except BaseException:
+        project.close(failed=True)
+        raise
+    project.close()
 
 
 def _scored(

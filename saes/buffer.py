@@ -74,17 +74,17 @@ class RowBuffer:
             raise ValueError("max_norm leaves a number of positions that other processes do not know: use one process")
         if max_norm is not None and not max_norm > 1:
             raise ValueError(f"max_norm is {max_norm}: choose more than 1, the median norm itself")
-        self._model, self._sites, self._source = model, list(sites), source
-        self.batch_size, self._rows, self._seed = batch_size, rows_per_refill, seed
+        self._model, self._sites, self.source = model, list(sites), source
+        self.batch_size, self.rows_per_refill, self._seed = batch_size, rows_per_refill, seed
         self._rank, self._world = rank, world
-        self._prefetch = model.device.type == "cuda" if prefetch is None else prefetch
+        self.prefetch = model.device.type == "cuda" if prefetch is None else prefetch
         self._batch_rows, self._autocast, self._max_norm = batch_rows, autocast, max_norm
         self.epoch = 0  # of the refill in use: how often the rows have come to their end
         self._check_fills()
 
     def batches(self, start: int = 0) -> "BufferBatches":
         """Batches number start, start + 1, ...; refills before them are not harvested, though their rows are read."""
-        return BufferBatches(self, None, start, self._prefetch)
+        return BufferBatches(self, None, start, self.prefetch)
 
     def open(self, place: Place) -> "BufferBatches":
         """The batches that came next when that place was asked for.
@@ -93,14 +93,14 @@ class RowBuffer:
         """
         state, used = place["round"], place["used"]
         if place["rows"] != self._round_size and used:
-            rounds = self._source.rounds(place["rows"], state)
+            rounds = self.source.rounds(place["rows"], state)
             next(rounds)
             state, used = next(rounds).place, 0
-        return BufferBatches(self, state, used, self._prefetch)
+        return BufferBatches(self, state, used, self.prefetch)
 
     def sample(self) -> Activations:
         """All positions of the first refill of rank 0, for initial means and norms."""
-        tokens, keep = self._parts(next(self._source.rounds(self._round_size)))[0]
+        tokens, keep = self._parts(next(self.source.rounds(self._round_size)))[0]
         values, kept = self._values(tokens, keep, Event())
         return {site: _full(x if kept is None else x[kept]) for site, x in values.items()}
 
@@ -111,12 +111,12 @@ class RowBuffer:
 
     @property
     def _round_size(self) -> int:
-        return self._world * self._rows
+        return self._world * self.rows_per_refill
 
     def refills(self, place: Place | None, used: int, stop: Event) -> Iterator[_Refill]:
         """Refills from a round on, without its first `used` batches; whoever sets `stop` wants no more of them."""
         barren_since: int | None = None  # the epoch of the first refill in a row that outliers left without a batch
-        for each in self._source.rounds(self._round_size, place):
+        for each in self.source.rounds(self._round_size, place):
             count = self._batches_in(each)
             if not count or (self._max_norm is None and used >= count):
                 used -= min(used, count)
@@ -139,7 +139,7 @@ class RowBuffer:
         x = next(iter(values.values()))
         count = self._batches_in(each) if kept is None else len(kept) // self.batch_size
         # rank 0 of many draws what a single process would
-        numbers = [self._seed, each.epoch, each.row // self._rows, *([self._rank] if self._rank else [])]
+        numbers = [self._seed, each.epoch, each.row // self.rows_per_refill, *([self._rank] if self._rank else [])]
         drawn = np.random.default_rng(numbers).permutation(len(x) if kept is None else len(kept))
         order = torch.from_numpy(drawn[: count * self.batch_size]).to(x.device)
         place = {"round": each.place, "rows": self._round_size}
@@ -180,7 +180,7 @@ class RowBuffer:
     def _check_fills(self) -> None:
         """ValueError if no round of an epoch fills a batch."""
         positions = 0
-        for each in self._source.rounds(self._round_size):
+        for each in self.source.rounds(self._round_size):
             if each.epoch:
                 raise self._too_few(f"{positions} positions")
             if self._batches_in(each):
