@@ -21,10 +21,9 @@ from typing import Any
 
 import torch
 import tyro
-from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from saes.files import read_state, read_tensors
+from saes.files import read_state, read_tensors, write_json
 
 ARGUMENTS = ("--sites", "resid_1", "mlp_1", "--batch-size", "256", "--expansion", "2", "--learning-rate", "0.003")
 READS = ("--context", "32", "--refill-rows", "64", "--held-out-tokens", "500", "--prefetch", "True", "--device", "cpu")
@@ -57,9 +56,11 @@ def command(s: Settings, out: Path) -> list[str]:
 def make_text(folder: Path) -> None:
     """A language model of two layers, its tokenizer of whole words, and a text that a run comes to the end of."""
     words = {word: i for i, word in enumerate(["<unk>", "<bos>", *(f"w{i}" for i in range(WORDS))])}
-    inner = Tokenizer(models.WordLevel(words, unk_token="<unk>"))
-    inner.pre_tokenizer = pre_tokenizers.Whitespace()
-    PreTrainedTokenizerFast(tokenizer_object=inner, unk_token="<unk>", bos_token="<bos>").save_pretrained(folder / "lm")
+    whole_words = {"type": "WordLevel", "vocab": words, "unk_token": "<unk>"}
+    tokenizer = {"version": "1.0", "added_tokens": [], "pre_tokenizer": {"type": "Whitespace"}, "model": whole_words}
+    write_json(folder / "words.json", tokenizer)
+    special = {"unk_token": "<unk>", "bos_token": "<bos>"}
+    PreTrainedTokenizerFast(tokenizer_file=str(folder / "words.json"), **special).save_pretrained(folder / "lm")
     shape = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2}
     torch.manual_seed(0)
     LlamaForCausalLM(LlamaConfig(vocab_size=len(words), **shape)).save_pretrained(folder / "lm")
