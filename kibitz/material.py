@@ -1,5 +1,6 @@
 """What a run of `kibitz train` learns from and is scored on: a model that reads a corpus, or activations on disk."""
 
+from copy import deepcopy
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -91,6 +92,8 @@ class ModelMaterial:
 
     def quality(self, dictionary: AffineDictionary) -> dict[str, float]:
         """What the model loses when the dictionary stands in for the site."""
+        if dictionary.W_dec.dtype != self.model.dtype:  # evaluate() wants both in one type
+            dictionary = deepcopy(dictionary).to(self.model.dtype)
         found = evaluate(self.model, dictionary, self.held_out, self.mask, self.batch_rows)
         return {"loss_recovered": found.loss_recovered}
 

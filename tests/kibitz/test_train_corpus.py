@@ -111,10 +111,13 @@ def test_rows_kept_apart_never_reach_training(folder, monkeypatch):
     assert material.stream.epoch > 1 and not trained & {tuple(row) for row in material.held_out.tolist()}
 
 
-def test_token_files_and_packed_games_of_another_model_train_too(folder):
+def test_token_files_and_half_precision_train_too(folder):
     np.save("t.npy", np.random.default_rng(0).integers(2, 97, 3000))
-    printed = run_train(config(corpus="t.npy", drop_bos=True, max_norm=20.0, sites=("resid_0",)))
-    assert "loss_recovered" in printed
+    options = {"corpus": "t.npy", "sites": ("resid_0",), "drop_bos": True, "max_norm": 20.0}
+    for more in ({}, {"model_dtype": "bfloat16"}, {"autocast": "bfloat16"}):
+        run_train(config(**options, **more, out=Path(f"run-{len(list(folder.iterdir()))}")))
+    for out in folder.glob("run-*"):
+        assert all(0 < row["loss_recovered"] < 1.5 for row in read_json(out / "results.json")["rows"])
 
 
 def test_prefetch_changes_no_bit(folder):
