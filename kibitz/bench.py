@@ -14,10 +14,10 @@ import tyro
 from tqdm import tqdm
 
 from kibitz.runs import check_replaceable, run_folder
-from saes.buffer import Activations, ActivationStream
 from saes.dead_features import AuxK
 from saes.files import write_json, write_text
 from saes.recipes import RECIPES, Member, find_recipe, trainer_for
+from saes.streams import Activations, ActivationStream
 from saes.sweep import MARKERS, save_figure
 from saes.synthetic import Planted, PlantedConfig, Recovery, Setting, recovery
 from saes.trainer import TrainConfig

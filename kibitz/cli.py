@@ -43,7 +43,8 @@ def main(arguments: list[str] | None = None) -> None:
     warnings.filterwarnings("ignore", category=FutureWarning)
     try:
         command = parse(sys.argv[1:] if arguments is None else arguments)
-        print(RUN[type(command)](command))
+        if said := RUN[type(command)](command):
+            print(said)
     except KeyboardInterrupt as interrupt:
         _fail(str(interrupt) or "interrupted; the run folder is as it was before", 130)
     except MemoryError:
@@ -74,6 +75,9 @@ def parse(arguments: list[str]) -> Any:
 
 
 def _fail(sentence: str, status: int) -> NoReturn:
-    """One line, whatever the message was."""
-    print(f"kibitz: {' '.join(sentence.split())}", file=sys.stderr)
+    """One line, whatever the message was; of the processes that torchrun started all but the first say who they are."""
+    rank = int(os.environ.get("RANK", "0"))
+    if rank == 0 or status != 2:  # a usage error is everybody's
+        who = "" if rank == 0 else f" (process {rank})"
+        print(f"kibitz{who}: {' '.join(sentence.split())}", file=sys.stderr)
     raise SystemExit(status)

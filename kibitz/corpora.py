@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import torch
 from transformers import PreTrainedModel
 
 from boardgames.lm import OTHELLO_GPT
 from boardgames.othello.transcript import CONTEXT, PAD
 from kibitz.chain.games import prepare_games
 from saes.corpus import Corpus, Layout
-from saes.models import load_model, load_tokenizer
+from saes.models import find_device, load_model, load_tokenizer
 from saes.sources import TOKEN_SUFFIXES, CorpusError, Source, TokenSource
 from saes.text import TextSource
 
@@ -86,6 +87,11 @@ class CorpusOptions:
     def model_source(self) -> str:
         """What load_model is given."""
         return self.model or str(OTHELLO_GPT)
+
+    @property
+    def torch_device(self) -> torch.device:
+        """`device` as torch knows it; ModelError if it is not to be had."""
+        return find_device(self.device)
 
     def load_model(self) -> PreTrainedModel:
         """The model, on its device."""

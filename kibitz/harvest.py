@@ -5,6 +5,7 @@ The same command again goes on where the last one stopped, also after a kill; do
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from tqdm import tqdm
 
@@ -24,6 +25,10 @@ class HarvestConfig(CorpusOptions):
     """how many to write; fewer if the corpus ends before"""
     dtype: StoredType = "fp16"
     """of the activations on disk; int8 has a scale for each token"""
+    max_norm: float | None = None
+    """leave out tokens whose norm at some site is more than so many times the median of their forward pass"""
+    autocast: Literal["bfloat16", "float16"] | None = None
+    """the type of the forward pass's matrix products, if not that of the model's weights"""
     shard_mib: int = 256
     """size of a shard, about"""
     out: Path = Path("runs/activations")
@@ -50,6 +55,8 @@ def run_harvest(config: HarvestConfig) -> str:
         config.batch_rows,
         config.drop_bos,
         config.model_identity(model),
+        config.max_norm,
+        config.autocast,
     )
     corpus = config.open_corpus(model, config.tokens)
     size = size_sentence(plan.total_bytes(corpus.layout.context))

@@ -4,7 +4,6 @@ Holds config.yaml, manifest.json (versions, when it was begun) and what the run 
 that writes, and freed by the system whatever ends it.
 """
 
-import fcntl
 import os
 import shutil
 import tempfile
@@ -17,30 +16,34 @@ from typing import Any
 import yaml
 
 from kibitz.runs import RunError, check_replaceable, plain, versions
-from saes.files import read_json, sha256, write_json, write_text
+from saes.files import read_json, write_json, write_text
+from saes.locks import locked
 
 LASTING = "kibitz-lasting-run-1"
 
 
 @contextmanager
 def lasting_run(
-    out: Path, config: Any, ignored: Sequence[str] = (), inputs: Mapping[str, Path] | None = None
+    out: Path, config: Any, ignored: Sequence[str] = (), inputs: Mapping[str, Any] | None = None
 ) -> Iterator[Path]:
-    """The folder of a run with these settings, begun or gone on with; RunError if it is another run or in use.
+    """The folder of a run with these settings, begun or gone on with; RunError if it is another run.
 
-    `ignored`: settings that may change between calls, because they change no result. `inputs`: files that the result
-    depends on, which may not. Ctrl-C says that the same command goes on.
+    `ignored`: settings that may change between calls, because they change no result. `inputs`: what else the result
+    depends on, such as a model and a corpus, as plain JSON by name; it may not change. LockError if another process
+    has the folder. Ctrl-C says that the same command goes on.
     """
     out = Path(os.path.abspath(out))
     settings = {name: value for name, value in plain(config).items() if name not in ignored}
-    settings |= {f"sha256 of {name}": sha256(path) for name, path in (inputs or {}).items()}
+    settings["inputs"] = dict(inputs or {})
     if not (out / "manifest.json").is_file():
         _begin(out, config, settings)
     manifest = read_json(out / "manifest.json")
     if manifest.get("format") != LASTING:
         raise RunError(f"{out}: holds another kind of run; choose another folder")
-    with _locked(out):
+    with locked(out, "training"):
         _check_same(out, manifest["settings"], settings)
+        for unfinished in out.rglob(".*.part"):  # what a kill in the middle of a file has left
+            unfinished.unlink()
         try:
             yield out
         except KeyboardInterrupt:
@@ -63,22 +66,8 @@ def _begin(out: Path, config: Any, settings: dict[str, Any]) -> None:
         shutil.rmtree(stage, ignore_errors=True)
 
 
-@contextmanager
-def _locked(out: Path) -> Iterator[None]:
-    """The folder for this process alone."""
-    with open(out / "lock", "a+", encoding="utf-8") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            lock.seek(0)
-            raise RunError(f"{out}: process {lock.read().strip() or 'unknown'} is training in this folder") from None
-        lock.truncate(0)
-        lock.write(str(os.getpid()))
-        lock.flush()
-        yield
-
-
 def _check_same(out: Path, before: dict[str, Any], now: dict[str, Any]) -> None:
+    before, now = _flat(before), _flat(now)
     different = [name for name in before.keys() | now.keys() if before.get(name) != now.get(name)]
     if different:
         first = sorted(different)[0]
@@ -86,3 +75,11 @@ def _check_same(out: Path, before: dict[str, Any], now: dict[str, Any]) -> None:
             f"{out}: holds a run with other settings ({first} is {before.get(first)} there and {now.get(first)} here); "
             "choose another folder, or give the same settings to go on with it"
         )
+
+
+def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Values by dotted name, so that a difference is named to the point."""
+    found: dict[str, Any] = {}
+    for name, value in settings.items():
+        found |= _flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {prefix + name: value}
+    return found

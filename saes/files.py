@@ -1,5 +1,6 @@
 """Files that are whole or absent: atomic writes, and safe reads that name the file when it is damaged."""
 
+import errno
 import hashlib
 import json
 import os
@@ -20,22 +21,34 @@ class FileError(ValueError):
 
 
 @contextmanager
+def full_disk(path: Path | str) -> Iterator[None]:
+    """Turn the system's complaint that nothing more can be written into a FileError that names the file."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise
+        raise FileError(f"{path}: could not be written, the disk is full ({error.strerror})") from None
+
+
+@contextmanager
 def atomic(path: Path | str) -> Iterator[Path]:
     """A temporary path beside `path` that replaces it, after an fsync, only if the block ends without an error."""
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
-    os.close(handle)
-    part = Path(name)
-    try:
-        yield part
-        with open(part, "rb") as written:
-            os.fsync(written.fileno())
-        part.chmod(0o644)
-        os.replace(part, path)
-        _sync_folder(path.parent)
-    finally:
-        part.unlink(missing_ok=True)
+    with full_disk(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
+        os.close(handle)
+        part = Path(name)
+        try:
+            yield part
+            with open(part, "rb") as written:
+                os.fsync(written.fileno())
+            part.chmod(0o644)
+            os.replace(part, path)
+            _sync_folder(path.parent)
+        finally:
+            part.unlink(missing_ok=True)
 
 
 def _sync_folder(folder: Path) -> None:

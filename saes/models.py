@@ -48,7 +48,7 @@ def load_model(
     whose row fits. Raises ModelError for a model that cannot be had, SiteError for a family that does not fit.
     """
     place, kind, row = _locate(source), _dtype(dtype), FAMILIES.get(family) if isinstance(family, str) else family
-    target = _device(device)
+    target = find_device(device)
     if isinstance(family, str) and row is None:
         raise SiteError(f"family {family!r} is not known; known: {', '.join(sorted(FAMILIES))}")
     config = _config(place)
@@ -151,8 +151,8 @@ def _dtype(dtype: str | torch.dtype) -> torch.dtype | str:
     return DTYPES[str(dtype)]
 
 
-def _device(device: str | torch.device) -> torch.device:
-    """The device, once it has held a tensor."""
+def find_device(device: str | torch.device) -> torch.device:
+    """The device, once it has held a tensor; "auto": the GPU if there is one. ModelError if it is not to be had."""
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:

@@ -7,7 +7,9 @@ Megatron-LM, section 3, calls the pair g and f).
 """
 
 import os
-from collections.abc import Sequence
+import signal
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -18,6 +20,7 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
 _DIGIT = 8  # bits of a value that one exchange settles
 _CHUNK = 1 << 22  # values that are looked at together
+_OF_THE_NETWORK = ("gloo", "NCCL", "Connection", "Broken pipe")  # in the plain RuntimeErrors that collectives raise
 
 
 class RanksError(ValueError):
@@ -38,6 +41,11 @@ class Ranks:
         self.size, self.rank = (dist.get_world_size(), dist.get_rank()) if mesh else (1, 0)
         self.data_size, self.feature_size = (mesh.size(0), mesh.size(1)) if mesh else (1, 1)
         self.data_rank, self.feature_rank = divmod(self.rank, self.feature_size)
+
+    def wait(self) -> None:
+        """For all other processes to come to this line."""
+        if self.size > 1:
+            dist.barrier()
 
     @property
     def leads(self) -> bool:
@@ -202,6 +210,31 @@ def join(feature_ranks: int = 1, device: str = "cpu") -> Ranks:
     if not dist.is_initialized():
         dist.init_process_group("cpu:gloo,cuda:nccl" if kind == "cuda" else "gloo")
     return Ranks(init_device_mesh(kind, (size // feature_ranks, feature_ranks), mesh_dim_names=("data", "features")))
+
+
+@contextmanager
+def joined(feature_ranks: int = 1, device: str = "cpu") -> Iterator[Ranks]:
+    """join(), and leave at the end of the block; RanksError, one sentence, where another process was lost meanwhile."""
+    ranks = join(feature_ranks, device)
+    if ranks.size == 1:
+        yield ranks
+        return
+    goes_on = "the same command goes on from the last checkpoint"
+
+    def ended(_signal: int, _frame: Any) -> None:
+        raise RanksError(f"ended by torchrun, as it does when another process was lost; {goes_on}")
+
+    before = signal.signal(signal.SIGTERM, ended)
+    try:
+        yield ranks
+    except RuntimeError as error:
+        if not isinstance(error, dist.DistError) and not any(name in str(error) for name in _OF_THE_NETWORK):
+            raise
+        raise RanksError(f"another process was lost ({str(error).splitlines()[0]}); {goes_on}") from None
+    else:
+        dist.destroy_process_group()
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 class _Sum(torch.autograd.Function):

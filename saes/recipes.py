@@ -8,11 +8,14 @@ from dataclasses import dataclass, field, fields
 from itertools import product
 from typing import Any, Literal
 
+import torch
+
 from saes.architectures import ARCHITECTURES, AffineDictionary
 from saes.dead_features import AuxK
 from saes.objective import SparseReconstruction
 from saes.p_annealing import PAnneal, PAnnealConfig
 from saes.penalties import L0, L0Config, Lp, LpConfig, Penalty
+from saes.ranks import ALONE, Ranks
 from saes.sites import Site
 from saes.target_l0 import TargetL0, TargetL0Config
 from saes.trainer import TrainConfig, Trainer
@@ -110,6 +113,8 @@ def trainer_for(
     features: int,
     writes: Sequence[Site] | None = None,
     auxk: AuxK | None = None,
+    device: str | torch.device = "cpu",
+    ranks: Ranks = ALONE,
     **options: Any,
 ) -> Trainer[AffineDictionary]:
     """One trainer for a stack; the warm-up of the penalty, annealing and control of L0 follow from the steps.
@@ -129,7 +134,7 @@ def trainer_for(
     penalty = _penalty(recipe, members, config.steps)
     parts = [] if recipe.sparse_by == "penalty" else [auxk or AuxK()]
     objective = SparseReconstruction(penalty, parts, weigh_by_decoder=recipe.weigh_by_decoder)
-    return Trainer(dictionaries, objective, config)
+    return Trainer(dictionaries, objective, config, ranks, device)
 
 
 def _own_k(member: Member, steps: int) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float, Int8
@@ -17,7 +17,9 @@ from transformers import PreTrainedModel
 
 from saes.corpus import Corpus, CorpusStream, Rows
 from saes.files import sha256, write_json, write_tensors
-from saes.harvest import harvest
+from saes.harvest import harvest, largest, typical
+from saes.locks import LOCK, locked
+from saes.models import DTYPES
 from saes.shards import FORMAT, INDEX, LABELS, STORED, ShardError, StoredType, damage, read_index
 from saes.sites import Site
 
@@ -40,13 +42,24 @@ class ShardPlan:
     """leave out BOS tokens, and the first token of every row: their activations are outliers in many models"""
     model: dict[str, Any] = field(default_factory=dict)
     """what tells the model from another, as plain JSON"""
+    max_norm: float | None = None
+    """leave out tokens whose norm at some site is more than so many times the median norm of their forward pass"""
+    autocast: Literal["bfloat16", "float16"] | None = None
+    """the type of the forward pass's matrix products, if not the model's own"""
 
     def __post_init__(self) -> None:
         for name in ("tokens", "shard_bytes", "batch_rows"):
             if getattr(self, name) < 1:
                 raise ShardError(f"{name} is {getattr(self, name)}: choose 1 or more")
+        if self.max_norm is not None and not self.max_norm > 1:
+            raise ShardError(f"max_norm is {self.max_norm}: choose more than 1, the median norm itself")
         if not self.sites:
             raise ShardError("no site is named: there is nothing to write")
+
+    @property
+    def torch_autocast(self) -> torch.dtype | None:
+        """`autocast` as torch knows it."""
+        return None if self.autocast is None else DTYPES[self.autocast]
 
     @property
     def bytes_per_token(self) -> int:
@@ -76,6 +89,8 @@ class ShardPlan:
             "shard_rows": self.shard_rows(corpus.layout.context),
             "batch_rows": self.batch_rows,
             "drop_bos": self.drop_bos,
+            "max_norm": self.max_norm,
+            "autocast": self.autocast,
             "model": self.model,
             "corpus": corpus.identity(),
         }
@@ -103,7 +118,7 @@ def prepare(folder: Path, plan: ShardPlan, corpus: Corpus, free: int | None = No
                 f"{folder}: holds activations made with another {' and another '.join(other)}; "
                 "repeat those settings to go on with it, or choose another folder"
             )
-    elif folder.is_file() or (folder.is_dir() and set(folder.iterdir()) - set(folder.glob(_UNFINISHED))):
+    elif folder.is_file() or (folder.is_dir() and set(folder.iterdir()) - {*folder.glob(_UNFINISHED), folder / LOCK}):
         raise ShardError(f"{folder}: is not empty and holds no activations; choose another folder")
     if free is None:
         existing = next(parent for parent in (folder.absolute(), *folder.absolute().parents) if parent.exists())
@@ -131,8 +146,23 @@ def write_shards(
     """Write what is not there yet and return the finished index.
 
     `progress` is told the tokens of every pass or kept shard, `report` which shards were damaged and written again.
+    LockError if another process writes to the folder.
     """
-    index = prepare(folder, plan, corpus, free)
+    prepare(folder, plan, corpus, free)  # whether the folder may be touched at all
+    with locked(folder, "writing activations"):
+        return _write_missing(folder, model, plan, corpus, prepare(folder, plan, corpus, free), progress, report)
+
+
+def _write_missing(
+    folder: Path,
+    model: PreTrainedModel,
+    plan: ShardPlan,
+    corpus: Corpus,
+    index: dict[str, Any],
+    progress: Callable[[int], object],
+    report: Callable[[str], object],
+) -> dict[str, Any]:
+    """The shards of the index that are absent or damaged, and those that it does not have yet."""
     for stale in folder.glob(_UNFINISHED):
         stale.unlink()
     if not index["shards"]:  # first of all: a shard alone would not say whose it is
@@ -198,19 +228,21 @@ def _write_shard(
 
 def _one_pass(model: PreTrainedModel, plan: ShardPlan, rows: Rows, limit: int, bos_id: int | None) -> dict[str, Tensor]:
     """The tensors of a few rows as they are stored: at most `limit` tokens, in the order of the corpus."""
-    chosen = rows.counted(plan.drop_bos, bos_id).flatten().nonzero().squeeze(1)[:limit]
-    out = {name: getattr(rows, name).flatten()[chosen].to(dtype) for name, dtype in LABELS.items()}
-    (values,) = harvest(model, rows.tokens, list(plan.sites), batch_size=len(rows))
+    chosen = rows.counted(plan.drop_bos, bos_id).flatten().nonzero().squeeze(1)
+    (values,) = harvest(model, rows.tokens, list(plan.sites), batch_size=len(rows), autocast=plan.torch_autocast)
+    found = {site: values[site].flatten(0, 1)[chosen.to(values[site].device)].float().cpu() for site in plan.sites}
+    if plan.max_norm is not None:
+        keep = typical(found, plan.max_norm)
+        chosen, found = chosen[keep], {site: x[keep] for site, x in found.items()}
+    out = {name: getattr(rows, name).flatten()[chosen[:limit]].to(dtype) for name, dtype in LABELS.items()}
     for site in plan.sites:
-        x = values[site].flatten(0, 1)[chosen.to(values[site].device)].float().cpu()
-        largest = max(map(abs, torch.stack(x.aminmax()).tolist())) if len(x) else 0.0  # one pass; NaN comes through
-        if not largest < float("inf"):
-            raise ShardError(f"{site}: the model gives NaN or infinity; load it with another dtype, such as float32")
+        x = found[site][:limit]
+        reaches = largest(site, x)
         if plan.dtype == "int8":
             out[site.name], out[f"{site.name}.scale"] = to_int8(x)
             continue
-        if largest > torch.finfo(STORED[plan.dtype]).max:
-            raise ShardError(f"{site}: reaches {largest:.3g}, more than {plan.dtype} holds: use bf16 or fp32")
+        if reaches > torch.finfo(STORED[plan.dtype]).max:
+            raise ShardError(f"{site}: reaches {reaches:.3g}, more than {plan.dtype} holds: use bf16 or fp32")
         out[site.name] = x.to(STORED[plan.dtype])
     return out
 

@@ -15,9 +15,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from saes.buffer import Activations
 from saes.files import FileError, read_json, read_tensors, sha256
 from saes.sites import Site
+from saes.streams import Activations
 
 FORMAT = "kibitz-activations-1"
 INDEX = "index.json"
@@ -150,7 +150,8 @@ class ShardStream:
     """Endless shuffled batches from shards, an ActivationStream: training reads it in place of a model.
 
     Each epoch permutes the shards; `group` of them at a time are shuffled together, so mixing is complete within a
-    group and none between groups. The last tokens of a group that do not fill a batch are left out.
+    group and none between groups. The last tokens of a group that do not fill a batch are left out. Of `world`
+    processes the one of `rank` reads its slice of each global batch, of world x batch_size tokens.
     """
 
     def __init__(
@@ -161,20 +162,25 @@ class ShardStream:
         batch_size: int,
         group: int = 16,
         seed: int = 0,
+        rank: int = 0,
+        world: int = 1,
         sample_size: int = 65_536,
         device: str | torch.device = "cpu",
     ) -> None:
         """By default of all sites; `sample_size`: tokens for initial means and norms."""
         if batch_size < 1 or group < 1:
             raise ShardError(f"batch_size {batch_size} and group {group}: choose 1 or more")
+        if not 0 <= rank < world:
+            raise ShardError(f"rank is {rank} of {world}: ranks are counted from 0")
         self._shards, self._group, self._seed = shards, group, seed
         self._sites = [shards.find(site) for site in sites] if sites is not None else shards.sites
         self.batch_size, self._sample, self._device = batch_size, sample_size, device
+        self._rank, self._world = rank, world
         self._counts = np.diff(shards.starts)
         if not any(self._batches_in(members) for members in self._groups(0)):
             raise ShardError(
                 f"{shards.folder}: its {len(shards)} tokens, {group} shards at a time, never fill a batch of "
-                f"{batch_size}: use more tokens, larger groups or a smaller batch"
+                f"{world * batch_size}: use more tokens, larger groups or a smaller batch"
             )
 
     def batches(self, start: int = 0) -> Iterator[Activations]:
@@ -188,12 +194,13 @@ class ShardStream:
                     continue
                 order = self._order(epoch, number, members)
                 for i in range(skip, count):
-                    yield self._read(order[i * self.batch_size : (i + 1) * self.batch_size])
+                    start = (i * self._world + self._rank) * self.batch_size
+                    yield self._read(order[start : start + self.batch_size])
                 skip = 0
             epoch += 1
 
     def sample(self) -> Activations:
-        """The first tokens of the first group's permutation."""
+        """The first tokens of the first group's permutation, on all ranks."""
         return self._read(self._order(0, 0, self._groups(0)[0])[: self._sample])
 
     def _read(self, indices: np.ndarray) -> Activations:
@@ -204,7 +211,7 @@ class ShardStream:
         return [order[i : i + self._group] for i in range(0, len(order), self._group)]
 
     def _batches_in(self, members: np.ndarray) -> int:
-        return int(self._counts[members].sum()) // self.batch_size
+        return int(self._counts[members].sum()) // (self._world * self.batch_size)
 
     def _order(self, epoch: int, group: int, members: np.ndarray) -> np.ndarray:
         tokens = np.concatenate([np.arange(self._shards.starts[k], self._shards.starts[k + 1]) for k in members])

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from difflib import get_close_matches
+from threading import Lock, get_ident
 from typing import Any, Literal
 from weakref import WeakKeyDictionary
 
@@ -49,17 +50,18 @@ class _Tap:
     handle: Any = None
 
     def apply(self, value: Tensor) -> Tensor:
-        for edit in self.edits:
+        for edit in tuple(self.edits):  # copies: another thread may enter or leave a block meanwhile
             edited = edit(value)
             if edited.shape != value.shape:
                 raise SiteError(f"an edit returned shape {list(edited.shape)} for a site of shape {list(value.shape)}")
             value = edited
-        for capture in self.captures:
+        for capture in tuple(self.captures):
             capture(value)
         return value
 
 
 _taps: WeakKeyDictionary[nn.Module, dict[str, _Tap]] = WeakKeyDictionary()
+_changing = Lock()  # of _taps and their hooks
 
 
 def _module(model: nn.Module, site: Site) -> nn.Module:
@@ -93,22 +95,24 @@ def _hook_input(tap: _Tap) -> Callable[..., Any]:
 @contextmanager
 def _attached(model: nn.Module, site: Site, kind: Literal["edits", "captures"], call: Any) -> Iterator[None]:
     module = _module(model, site)
-    tap = _taps.setdefault(module, {}).setdefault(site.end, _Tap())
-    if tap.handle is None:
-        tap.handle = (
-            module.register_forward_hook(_hook_output(tap))
-            if site.end == "out"
-            else module.register_forward_pre_hook(_hook_input(tap), with_kwargs=True)
-        )
-    calls: list[Any] = getattr(tap, kind)
-    calls.append(call)
+    with _changing:
+        tap = _taps.setdefault(module, {}).setdefault(site.end, _Tap())
+        if tap.handle is None:
+            tap.handle = (
+                module.register_forward_hook(_hook_output(tap))
+                if site.end == "out"
+                else module.register_forward_pre_hook(_hook_input(tap), with_kwargs=True)
+            )
+        calls: list[Any] = getattr(tap, kind)
+        calls.append(call)
     try:
         yield
     finally:
-        del calls[len(calls) - 1 - calls[::-1].index(call)]  # the same edit may have been entered twice
-        if not tap.edits and not tap.captures:
-            tap.handle.remove()
-            del _taps[module][site.end]
+        with _changing:
+            del calls[len(calls) - 1 - calls[::-1].index(call)]  # the same edit may have been entered twice
+            if not tap.edits and not tap.captures:
+                tap.handle.remove()
+                del _taps[module][site.end]
 
 
 class _Capture:
@@ -118,9 +122,12 @@ class _Capture:
         self.values: dict[Site, Tensor] = {}
         self._wanted = set(sites)
         self._stop_after = stop_after
+        self._thread = get_ident()
 
     def at(self, site: Site) -> Callable[[Tensor], None]:
         def keep(value: Tensor) -> None:
+            if get_ident() != self._thread:  # another thread's forward pass, such as a buffer's next refill
+                return
             self.values.pop(site, None)  # a second forward pass starts the order again
             self.values[site] = value
             if self._stop_after and self._wanted <= self.values.keys():
@@ -135,7 +142,7 @@ def capture(model: nn.Module, sites: Iterable[Site], *, stop_after: bool = True)
 
     With `stop_after` the pass ends, and the block is left, as soon as every site has been seen: put nothing after
     the model call. Without it the block runs on, and later passes replace the values (generate: the last one).
-    Tensors are not detached.
+    Forward passes of other threads are not seen. Tensors are not detached.
     """
     sites = list(dict.fromkeys(sites))
     run = _Capture(sites, stop_after)

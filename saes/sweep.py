@@ -12,13 +12,13 @@ from typing import Any
 import torch
 
 from saes.architectures import AffineDictionary
-from saes.buffer import Activations, ActivationStream
 from saes.dead_features import AuxK
 from saes.files import atomic
 from saes.recipes import Member, check_members, trainer_for
 from saes.recorder import Recorder
 from saes.run_checkpoints import Checkpoints
 from saes.sites import Site
+from saes.streams import Activations, ActivationStream
 from saes.trainer import TrainConfig, Trainer
 from saes.training import batch_for, train_stacks
 
@@ -153,15 +153,17 @@ def score(
 ) -> list[dict[str, float]]:
     """L0, variance explained, share of features that fire, and objective of each member of a finished stack.
 
-    All but the objective are those of the dictionary as it is used, without competition across a batch.
+    All but the objective are those of the dictionary as it is used, without competition across a batch. The objective
+    is left out where several ranks would have to compute it.
     """
-    losses = [[numbers["loss"] for numbers in trainer.measure(batch_for(finished[0], each))] for each in batches]
+    alone = trainer.ranks.size == 1
+    losses = [trainer.measure(batch_for(finished[0], each)) for each in batches] if alone else []
     scored = []
     for n, dictionary in enumerate(finished):
         on, left, rows = torch.zeros(dictionary.features, dtype=torch.float64), 0.0, 0
         total, squares = torch.zeros(dictionary.width, dtype=torch.float64), 0.0
         for each in batches:
-            batch = batch_for(dictionary, each)
+            batch = batch_for(dictionary, {site: x.to(dictionary.W_dec.device) for site, x in each.items()})
             targets = batch.targets.double()
             on += (dictionary.encode(batch.inputs) != 0).sum(0).cpu()
             left += float((dictionary.reconstruct(batch.inputs) - targets).square().sum())
@@ -175,7 +177,7 @@ def score(
                 "l0": float(on.sum()) / rows,
                 "variance_explained": 1 - left / (squares - float(total.square().sum()) / rows),
                 "alive": float((on > 0).double().mean()),
-                "loss": sum(loss[n] for loss in losses) / len(batches),
+                **({"loss": sum(loss[n]["loss"] for loss in losses) / len(batches)} if alone else {}),
             }
         )
     return scored

@@ -16,8 +16,8 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from saes.architectures import AffineDictionary
-from saes.buffer import Activations
 from saes.sites import Site
+from saes.streams import Activations
 from saes.training import batch_for
 
 Setting = Literal["easy", "correlated", "hierarchical", "unequal"]

@@ -67,15 +67,20 @@ class Trainer(Generic[A]):
     """A stack of dictionaries, its objective and its optimiser."""
 
     def __init__(
-        self, dictionary: A | Sequence[A], objective: Objective, config: TrainConfig, ranks: Ranks = ALONE
+        self,
+        dictionary: A | Sequence[A],
+        objective: Objective,
+        config: TrainConfig,
+        ranks: Ranks = ALONE,
+        device: str | torch.device | None = None,
     ) -> None:
         """`dictionary`: one, or the members of a stack. They are copied: finish() hands out the trained ones.
 
         With several `ranks` each process makes a trainer of the same dictionaries and gives it its own rows; all of
-        them call the same methods in the same order.
+        them call the same methods in the same order. `device`: where this rank's features go; by default they stay.
         """
         members = [dictionary] if isinstance(dictionary, AffineDictionary) else list(dictionary)
-        self.stack: A = split(stack(members), ranks)
+        self.stack: A = split(stack(members), ranks).to(device)
         self.objective, self.config, self.ranks = objective, config, ranks
         self.stack.requires_grad_(True)
         unit_rows = [self.stack.W_dec] if self.stack.config.unit_norm else []

@@ -7,13 +7,15 @@ import torch
 from tqdm import tqdm
 
 from saes.architectures import AffineDictionary
-from saes.buffer import Activations, ActivationStream
 from saes.files import FileError
 from saes.objective import Batch, Loss
 from saes.recorder import Recorder, Silent
 from saes.run_checkpoints import Checkpoints
 from saes.sites import Site
+from saes.streams import Activations, ActivationStream, opened
 from saes.trainer import Trainer
+
+_PLACE = "(place of the stream)"  # in a checkpoint, beside the trainers
 
 
 class TrainingError(ValueError):
@@ -98,6 +100,7 @@ def train_stacks(
     """Train stacks of dictionaries on shared batches to the end, from the last of `checkpoints` if there is one.
 
     All trainers must ask for the same number of steps. A resumed run draws the batches that an undisturbed one would.
+    Of a stream that has a place the checkpoints hold it; of others batch n is asked for by its number.
     A loss or weight that is not finite ends the run (TrainingError) when it is logged or before it is saved.
     Of several ranks the first records and writes, and returns the dictionaries; the others return empty lists.
     """
@@ -108,6 +111,7 @@ def train_stacks(
         raise ValueError(f"trainers that share batches need the same number of steps, not {sorted(steps)}")
     total = steps.pop()
     state = None if checkpoints is None else checkpoints.load()
+    place = None if state is None else state.pop(_PLACE, None)
     if checkpoints is not None and state is not None:
         if set(state) != set(trainers):
             raise FileError(f"{checkpoints.folder}: holds {sorted(state)}; delete it or choose another folder")
@@ -118,8 +122,10 @@ def train_stacks(
         for trainer in trainers.values():
             trainer.initialise(batch_for(trainer.stack, sample))
     done = min(trainer.steps_done for trainer in trainers.values())
-    stream = buffer.batches(done)
-    with tqdm(total=total, initial=done, desc="train", unit="step", disable=not (progress and ranks.leads)) as bar:
+    with (
+        tqdm(total=total, initial=done, desc="train", unit="step", disable=not (progress and ranks.leads)) as bar,
+        opened(buffer, done, place) as stream,
+    ):
         for step in range(done, total):
             activations = next(stream)
             save = (step + 1) % save_every == 0 or step + 1 == total
@@ -138,7 +144,8 @@ def train_stacks(
             if checkpoints is not None and save:
                 for name, trainer in trainers.items():
                     check_weights(name, step, trainer, checkpoints)
-                state = {name: trainer.state_dict() for name, trainer in trainers.items()}
+                states = {name: trainer.state_dict() for name, trainer in trainers.items()}
+                place = stream.place()
                 if ranks.leads:
-                    checkpoints.save(step + 1, state)
+                    checkpoints.save(step + 1, states if place is None else {**states, _PLACE: place})
     return {name: trainer.finish() for name, trainer in trainers.items()}

@@ -1,10 +1,11 @@
 """Kill a training run with SIGKILL at random moments, resume it, and compare its weights bit by bit.
 
-    python scripts/check_resume.py [--kills 20] [--architecture p_annealing] [--seed 0]
+    python scripts/check_resume.py [--kills 20] [--architecture p_annealing] [--text] [--seed 0]
 
-One run is left alone; others are killed over and over, also in the middle of writing a checkpoint, and started again
-with the same command until they reach the end. Exit status 1 if a single bit of a weight, or of the last checkpoint's
-state, differs.
+By default the shipped OthelloGPT plays games; with --text a tiny language model reads a text, harvested ahead of time
+in a thread. One run is left alone; others are killed over and over, also in the middle of writing a checkpoint, and
+started again with the same command until they reach the end. Exit status 1 if a single bit of a weight, or of the last
+checkpoint's state, differs.
 """
 
 import contextlib
@@ -20,16 +21,21 @@ from typing import Any
 
 import torch
 import tyro
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from saes.files import read_state, read_tensors
+from saes.files import read_state, read_tensors, write_json
 
 ARGUMENTS = ("--sites", "resid_1", "mlp_1", "--batch-size", "256", "--expansion", "2", "--learning-rate", "0.003")
+READS = ("--context", "32", "--refill-rows", "64", "--held-out-tokens", "500", "--prefetch", "True", "--device", "cpu")
+WORDS = 90
 
 
 @dataclass(frozen=True)
 class Settings:
     kills: int = 20
     architecture: str = "p_annealing"
+    text: bool = False
+    """a tiny language model and a text in place of OthelloGPT and games"""
     steps: int = 400
     save_every: int = 20
     """so short that many kills fall into a checkpoint"""
@@ -42,8 +48,25 @@ def command(s: Settings, out: Path) -> list[str]:
     run = "import sys; from kibitz.cli import main; main(sys.argv[1:])"
     return [
         *(sys.executable, "-c", run, "train", "--architecture", s.architecture, *sparsity, *ARGUMENTS),
+        *(("--model", str(out.parent / "lm"), "--corpus", str(out.parent / "text.txt"), *READS) if s.text else ()),
         *("--steps", str(s.steps), "--save-every", str(s.save_every), "--log-every", "50", "--out", str(out)),
     ]
+
+
+def make_text(folder: Path) -> None:
+    """A language model of two layers, its tokenizer of whole words, and a text that a run comes to the end of."""
+    words = {word: i for i, word in enumerate(["<unk>", "<bos>", *(f"w{i}" for i in range(WORDS))])}
+    whole_words = {"type": "WordLevel", "vocab": words, "unk_token": "<unk>"}
+    tokenizer = {"version": "1.0", "added_tokens": [], "pre_tokenizer": {"type": "Whitespace"}, "model": whole_words}
+    write_json(folder / "words.json", tokenizer)
+    special = {"unk_token": "<unk>", "bos_token": "<bos>"}
+    PreTrainedTokenizerFast(tokenizer_file=str(folder / "words.json"), **special).save_pretrained(folder / "lm")
+    shape = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2}
+    torch.manual_seed(0)
+    LlamaForCausalLM(LlamaConfig(vocab_size=len(words), **shape)).save_pretrained(folder / "lm")
+    draw = random.Random(0)
+    lines = (" ".join(f"w{draw.randrange(WORDS)}" for _ in range(draw.randrange(40))) for _ in range(1500))
+    (folder / "text.txt").write_text("\n".join(lines))
 
 
 def undisturbed(s: Settings, out: Path) -> float:
@@ -117,6 +140,8 @@ def _unequal(a: Any, b: Any, name: str) -> list[str]:
 def main(s: Settings) -> None:
     scratch = Path(tempfile.mkdtemp(prefix="check_resume-"))
     try:
+        if s.text:
+            make_text(scratch)
         seconds = undisturbed(s, scratch / "undisturbed")
         print(f"{s.architecture}: {s.steps} steps undisturbed in {seconds:.0f} s", flush=True)
         moments, kills, torn, found = random.Random(s.seed), 0, 0, []

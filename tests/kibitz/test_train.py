@@ -12,11 +12,12 @@ import pytest
 import torch
 
 from boardgames.othello.rules import random_games
-from kibitz import train as training_command
+from kibitz import material
 from kibitz.runs import RunError, run_folder
 from kibitz.train import RunConfig, run_train
 from saes.checkpoint import load_dictionary
 from saes.files import read_json
+from saes.locks import LockError
 from saes.recorder import read_records
 from saes.run_checkpoints import Checkpoints
 
@@ -25,7 +26,7 @@ SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "check_resume.py"
 
 @pytest.fixture(autouse=True)
 def few_games(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(training_command, "GAMES", 300)
+    monkeypatch.setattr(material, "GAME_TOKENS", 15_000)
 
 
 @pytest.fixture
@@ -97,7 +98,7 @@ def test_other_games_at_the_same_place_are_refused(config, tmp_path):
     games = tmp_path / "games.npz"
     for seed, refused in ((1, False), (2, True)):
         np.savez(games, moves=random_games(200, np.random.default_rng(seed)))
-        with pytest.raises(RunError, match="sha256 of games is") if refused else nullcontext():
+        with pytest.raises(RunError, match="inputs.corpus.source.sha256 is") if refused else nullcontext():
             run_train(replace(config, games=games))
 
 
@@ -108,7 +109,7 @@ def test_a_second_process_is_turned_away(config):
         lock.truncate(0)
         lock.write("4321")
         lock.flush()
-        with pytest.raises(RunError, match="process 4321 is training in this folder"):
+        with pytest.raises(LockError, match="process 4321 is training in this folder"):
             run_train(config)
     run_train(config)
 
@@ -143,7 +144,8 @@ def test_a_run_that_cannot_be_is_refused_before_it_starts(changed, said, config)
 
 
 @pytest.mark.slow
-def test_killed_runs_end_with_the_same_bits():
-    command = [sys.executable, str(SCRIPT), "--kills", "2", "--steps", "80", "--save-every", "10"]
+@pytest.mark.parametrize("text", [[], ["--text"]], ids=["games", "text"])
+def test_killed_runs_end_with_the_same_bits(text):
+    command = [sys.executable, str(SCRIPT), "--kills", "2", "--steps", "80", "--save-every", "10", *text]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0 and "0 differences" in done.stdout, done.stdout + done.stderr

@@ -6,12 +6,12 @@ import torch
 
 from saes.architectures import ARCHITECTURES, AffineDictionary, transcoder
 from saes.architectures.affine import Encoded
-from saes.buffer import Activations
 from saes.dictionary import Dictionary, IdentityDictionary
 from saes.entries import Active, Dense, Entries
 from saes.objective import SparseReconstruction
 from saes.penalties import L0, L0Config, Lp, LpConfig
 from saes.sites import Site
+from saes.streams import Activations
 
 SITE = Site("resid_0", "transformer.h.0")
 OTHER = Site("mlp_0", "transformer.h.0.mlp")

@@ -8,16 +8,18 @@ import pytest
 import torch
 
 from saes.architectures import ReLUConfig, ReLUDictionary
-from saes.buffer import ActivationStream
 from saes.corpus import Corpus, Layout
 from saes.families import find_site
 from saes.files import sha256
+from saes.harvest import HarvestError
+from saes.locks import LockError, locked
 from saes.objective import SparseReconstruction
 from saes.penalties import Lp, LpConfig
 from saes.shard_writer import ShardPlan, size_sentence, to_int8, write_shards
 from saes.shards import ActivationShards, ShardError, ShardStream
 from saes.sites import capture
 from saes.sources import TokenSource
+from saes.streams import ActivationStream
 from saes.text import TextSource
 from saes.trainer import TrainConfig, Trainer
 from saes.training import train
@@ -133,8 +135,30 @@ def test_values_that_the_type_cannot_hold_are_refused(tmp_path, value, said):
     model = tiny("llama")
     model.model.layers[1].mlp.down_proj.weight.fill_(value)
     model.model.layers[1].mlp.up_proj.weight.fill_(1.0)
-    with pytest.raises(ShardError, match=f"resid_1.*{said}" if value == value else said):
+    with pytest.raises((ShardError, HarvestError), match=f"resid_1.*{said}"):
         write_shards(tmp_path, model, plan(dtype="fp16"), corpus())
+
+
+def test_outliers_are_left_out_before_the_type_has_to_hold_them(tmp_path):
+    """Token 5 is a hundred times as long as the others at the embedding."""
+    model, many = tiny("llama"), np.full(400, 7)
+    many[[11, 130, 131, 399]] = 5
+    model.model.embed_tokens.weight[5] *= 1e5
+    sites = {find_site(model, "embed"): 16, find_site(model, "mlp_0"): 16}
+    data = Corpus(TokenSource(many), Layout(CONTEXT), 97)
+    with pytest.raises(ShardError, match="more than fp16 holds"):
+        write_shards(tmp_path / "a", model, ShardPlan(sites, 1000, "fp16", batch_rows=BATCH_ROWS), data)
+    write_shards(tmp_path / "b", model, ShardPlan(sites, 1000, "fp16", batch_rows=BATCH_ROWS, max_norm=10.0), data)
+    shards = ActivationShards(tmp_path / "b")
+    assert len(shards) == 396 and set(shards.labels(range(396)).tokens.tolist()) == {7}
+    with pytest.raises(ShardError, match="max_norm is 0.5"):
+        ShardPlan(sites, 1000, max_norm=0.5)
+
+
+def test_two_processes_do_not_write_to_one_folder(tmp_path):
+    with locked(tmp_path / "a", "writing activations"), pytest.raises(LockError, match=r"process \d+ is writing activ"):
+        write_shards(tmp_path / "a", MODEL, plan(), corpus())
+    write_shards(tmp_path / "a", MODEL, plan(), corpus())
 
 
 # ---- kills and damage ----
@@ -285,6 +309,17 @@ def test_batches_start_anywhere_and_come_at_most_once_an_epoch(shards):
     shard_of = np.searchsorted(shards.starts, np.array(whole[0]), side="right") - 1
     assert set(shard_of) <= set(order[:3]) and len(set(shard_of)) > 1, "the shards of a group are mixed"
     assert isinstance(ShardStream(shards, **made), ActivationStream)
+
+
+@pytest.mark.parametrize("world", [2, 4])
+def test_ranks_read_slices_of_the_global_batch(shards, world):
+    whole = ShardStream(shards, batch_size=3 * world, group=3, seed=4)
+    ranks = [ShardStream(shards, batch_size=3, group=3, seed=4, rank=r, world=world) for r in range(world)]
+    parts = [numbers(rank, shards, 2, 9) for rank in ranks]
+    assert [sum(each, []) for each in zip(*parts, strict=True)] == numbers(whole, shards, 2, 9)
+    assert all(torch.equal(rank.sample()[SITES[0]], whole.sample()[SITES[0]]) for rank in ranks)
+    with pytest.raises(ShardError, match="rank is 2 of 2"):
+        ShardStream(shards, batch_size=3, rank=2, world=2)
 
 
 class Memory:

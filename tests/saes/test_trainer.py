@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from saes.architectures import ARCHITECTURES, CrosscoderDictionary, ReLUConfig, ReLUDictionary
-from saes.buffer import ActivationBuffer, ActivationStream
+from saes.buffer import ActivationBuffer
 from saes.dead_features import AuxK, DeadPreActivation, Resample
 from saes.families import find_site
 from saes.files import FileError
@@ -18,6 +18,7 @@ from saes.penalties import L0, L0Config, Lp, LpConfig
 from saes.recorder import JSONLines, read_records
 from saes.run_checkpoints import Checkpoints
 from saes.sites import Site
+from saes.streams import ActivationStream
 from saes.target_l0 import TargetL0, TargetL0Config
 from saes.trainer import TrainConfig, Trainer
 from saes.training import TrainingError, batch_for, train, train_stacks
