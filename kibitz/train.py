@@ -28,7 +28,7 @@ from saes.training import train_stacks
 # settings that change no result, or whose content is compared in their place
 _IGNORED = (
     *("model", "corpus", "games", "activations", "out"),
-    *("prefetch", "keep", "log_every", "save_every", "console", "wandb", "dry_run"),
+    *("prefetch", "feature_ranks", "keep", "log_every", "save_every", "console", "wandb", "dry_run"),
 )
 
 
