@@ -29,7 +29,7 @@ class Recipe:
 def main(recipe: Recipe) -> None:
     everything = dict.fromkeys(game for path in recipe.games for game in read_transcripts(path))
     games = [game for game in everything if part_of(game) == "language_model"]
-    model, log, seconds = pretrain_chess(recipe.training, games, recipe.run / "state.pt", recipe.device)
+    _, log, seconds = pretrain_chess(recipe.training, games, recipe.run / "state.pt", recipe.device)
     print(log[-1], round(seconds))
 
 

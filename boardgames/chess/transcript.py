@@ -5,7 +5,7 @@ A game is ";1.e4 e5 2.Nf3 Nc6 ...", as in SAN without a space behind the dot.
 
 import csv
 import gzip
-import io
+import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
@@ -59,8 +59,11 @@ def read_transcripts(path: Path | str) -> Iterator[str]:
     if kind not in (".csv", ".txt"):
         raise TranscriptError(f"{path}: a {kind or 'nameless'} file; transcripts are read from .csv and .txt, also .gz")
     try:
-        raw = gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb")
-        with raw, io.TextIOWrapper(raw, encoding="utf-8", newline="") as lines:
+        with (
+            gzip.open(path, "rt", encoding="utf-8", newline="")
+            if path.suffix == ".gz"
+            else path.open("r", encoding="utf-8", newline="") as lines
+        ):
             if kind == ".txt":
                 yield from (game for line in lines if (game := line.strip().removeprefix(START)))
                 return
@@ -69,6 +72,6 @@ def read_transcripts(path: Path | str) -> Iterator[str]:
                 raise TranscriptError(
                     f"{path}: has no column `transcript`; there are: {', '.join(table.fieldnames or [])}"
                 )
-            yield from (game for row in table if (game := row["transcript"].strip().removeprefix(START)))
-    except (OSError, EOFError, UnicodeDecodeError, csv.Error) as error:
+            yield from (game for row in table if (game := (row["transcript"] or "").strip().removeprefix(START)))
+    except (OSError, EOFError, UnicodeDecodeError, csv.Error, zlib.error) as error:
         raise TranscriptError(f"{path}: damaged ({error})") from None

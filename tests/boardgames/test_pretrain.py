@@ -60,7 +60,7 @@ def test_a_checkpoint_of_another_configuration_is_refused(tmp_path):
 
 
 def first_batch(**options):
-    return next(iter(loop._batches(OthelloTraining(**TINY, **options), 0)))
+    return next(iter(pretraining._batches(OthelloTraining(**TINY, **options), 0)))
 
 
 def test_the_expected_loss_is_the_mean_over_the_legal_moves(tmp_path):
@@ -101,10 +101,10 @@ def test_sampled_moves_average_to_the_legal_targets():
 
 def test_batches_follow_from_the_step_alone():
     config = OthelloTraining(**TINY, targets="moves")
-    stream = loop._batches(config, 0)
+    stream = pretraining._batches(config, 0)
     ahead = [next(stream) for _ in range(6)]
     for step in (3, 4, 5):
-        tokens, target = next(iter(loop._batches(config, step)))
+        tokens, target = next(iter(pretraining._batches(config, step)))
         assert torch.equal(tokens, ahead[step][0]) and torch.equal(target, ahead[step][1])
     assert len({t[0].numpy().tobytes() for t in ahead}) == 6
 
@@ -112,7 +112,7 @@ def test_batches_follow_from_the_step_alone():
 def test_held_out_games_are_never_trained_on():
     held_out = held_out_games(200)
     assert np.array_equal(held_out, held_out_games(200)) and not np.array_equal(held_out, held_out_games(200, seed=1))
-    stream = loop._batches(OthelloTraining(**TINY, targets="moves"), 0)
+    stream = pretraining._batches(OthelloTraining(**TINY, targets="moves"), 0)
     trained = {g.tobytes() for _ in range(5) for g in next(stream)[0].numpy()}
     assert not trained & {g.tobytes() for g in to_tokens(held_out[:, :59])}
 
