@@ -8,7 +8,8 @@ import numpy as np
 from jaxtyping import Bool, Int, UInt64
 from numpy.typing import NDArray
 
-_CHUNK = 1024  # positions labelled at a time: their temporaries stay in the L2 cache
+_CHUNK = 4096  # positions labelled at a time: their bitboards stay in the L2 cache
+_UNPACKED = 1 << 18  # booleans unpacked at a time, for the same reason
 
 
 class Positions(Protocol):
@@ -29,9 +30,9 @@ class Positions(Protocol):
 class BoardProperty:
     """A group of yes-or-no questions about a position, such as "mine": is there a disc of mine on each square?
 
-    `answers(positions)` is bool [rows, columns], or bitboards, uint64 [rows, columns / 64] ([rows] for one): bit s of bitboard b is the
-    answer to column 64 b + s. `squares` names, for each column, the square that it is a statement about ("" where it
-    is about none).
+    `answers(positions)` is bool [rows, columns], or bitboards, uint64 [rows, columns / 64] ([rows] for one): bit s of
+    bitboard b is the answer to column 64 b + s. `squares` names, for each column, the square that it is a statement
+    about ("" where it is about none).
     """
 
     name: str
@@ -92,9 +93,18 @@ def label(positions: Positions, properties: Sequence[BoardProperty]) -> Labels:
         chunk = positions[start : start + _CHUNK]
         done = 0
         for asked in properties:
-            answers = asked.answers(chunk)
-            if answers.dtype == np.uint64:
-                answers = unpack(answers)
-            matrix[start : start + _CHUNK, done : done + len(asked.columns)] = answers.reshape(len(answers), -1)
+            place = matrix[start : start + _CHUNK, done : done + len(asked.columns)]
+            _write(asked.answers(chunk), place)
             done += len(asked.columns)
     return Labels(columns, tuple(s for p in properties for s in p.squares), matrix, positions.game, positions.ply)
+
+
+def _write(answers: NDArray[Any], place: Bool[np.ndarray, "rows columns"]) -> None:
+    """Copy answers to their place in the matrix; bitboards are unpacked a few rows at a time, within the cache."""
+    if answers.dtype != np.uint64:
+        place[:] = answers.reshape(place.shape)
+        return
+    some = max(_UNPACKED // place.shape[1], 1)
+    for row in range(0, len(place), some):
+        piece = place[row : row + some]
+        piece[:] = unpack(answers[row : row + some]).reshape(piece.shape)

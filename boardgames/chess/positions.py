@@ -183,19 +183,18 @@ def _planes(board: Board) -> tuple[int, ...]:
 
 def _facts(board: Board, occupied: Sequence[int]) -> tuple[int, ...]:
     """The values of _FIELDS for one board; legal moves are generated once."""
-    legal, squares = list(board.generate_legal_moves()), chess.BB_SQUARES
-    destinations = pseudo = chess.BB_EMPTY
+    legal, attacks, squares = list(board.generate_legal_moves()), tactics.attacks_of(board), chess.BB_SQUARES
+    destinations = chess.BB_EMPTY
     for move in legal:
         destinations |= squares[move.to_square]
-    for move in board.generate_pseudo_legal_moves():
-        pseudo |= squares[move.to_square]
-    checks, in_check, moves = tactics.checking_moves(board, legal), board.is_check(), board.move_stack
+    checks, in_check, moves = tactics.checking_moves(board, attacks), board.is_check(), board.move_stack
+    ambiguous = tactics.has_ambiguous_move(board, legal)
     return (
         *_planes(board),
-        tactics.attacked_by(board, chess.WHITE),
-        tactics.attacked_by(board, chess.BLACK),
+        tactics.attacked_by(board, attacks, chess.WHITE),
+        tactics.attacked_by(board, attacks, chess.BLACK),
         destinations,
-        pseudo,
+        tactics.pseudo_legal(board, attacks),
         board.clean_castling_rights(),
         squares[moves[-1].to_square] if moves else 0,
         squares[moves[-2].to_square] if len(moves) > 1 else 0,
@@ -203,16 +202,16 @@ def _facts(board: Board, occupied: Sequence[int]) -> tuple[int, ...]:
         not legal and not in_check,
         bool(checks),
         tactics.has_pin(board),
-        tactics.has_fork(board),
-        tactics.paper_has_fork(board),
-        tactics.has_knight_fork(board),
-        tactics.paper_has_knight_fork(board),
+        tactics.has_fork(board, attacks),
+        tactics.paper_has_fork(board, attacks),
+        tactics.has_knight_fork(board, attacks),
+        tactics.paper_has_knight_fork(board, attacks),
         board.ep_square is not None and board.has_legal_en_passant(),
-        tactics.has_ambiguous_move(board, legal),
-        tactics.paper_has_ambiguous_move(board, legal),
-        tactics.has_mate_threat(board),
+        ambiguous,
+        ambiguous or tactics.paper_has_ambiguous_move(board, legal),
+        tactics.has_mate_threat(board, attacks),
         tactics.has_mate_in_one(board, checks),
-        tactics.has_connected_rooks(board),
+        tactics.has_connected_rooks(board, attacks),
         tactics.can_claim_draw(board, occupied),
     )
 

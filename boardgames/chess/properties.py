@@ -1,220 +1,138 @@
-"""Board properties of chess, one small predicate each (Karvonen et al. 2024, appendix).
+"""Board properties of chess, and the two sets of them (Karvonen et al. 2024, appendix).
 
 `CORRECTED` asks from the side of the mover ("my", "your") and is right at every character; `PAPER` repeats the original
 implementation exactly, where a published number is to be compared. docs/boards.md draws every property and says where
-the two differ. A predicate takes ChessPositions and gives bitboards [rows] or [rows, groups], or booleans.
+the two differ. Columns per square are in python-chess's order: a1, b1, ... h8.
 """
+
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import chess
 import numpy as np
-from jaxtyping import Bool, UInt64
 from numpy.typing import NDArray
 
-from boardgames.chess.positions import PLANES, ChessPositions
+from boardgames.chess import predicates as ask
+from boardgames.chess import tactics
+from boardgames.chess.positions import ChessPositions
 from boardgames.game import BoardProperty
 
-Bitboards = UInt64[np.ndarray, " rows"]
-SQUARES = tuple(chess.SQUARE_NAMES)  # bit s of a bitboard is SQUARES[s]: a1, b1, ... h8
+Answers = Callable[[ChessPositions], NDArray[Any]]
+SQUARES = tuple(chess.SQUARE_NAMES)
 KINDS = ("pawn", "knight", "bishop", "rook", "queen", "king")
-VALUES = (1, 3, 3, 5, 9)  # of a pawn, knight, bishop, rook, queen
-MATERIAL = 8 * 1 + 2 * 3 + 2 * 3 + 2 * 5 + 9  # of a side at the start
-_START = np.array([getattr(chess.Board(), plane) for plane in PLANES[:6]], np.uint64)
-_START_PIECES = np.concatenate([_START & np.uint64(chess.BB_RANK_1 | chess.BB_RANK_2)] + [
-    _START & np.uint64(chess.BB_RANK_7 | chess.BB_RANK_8)
-])  # fmt: skip
-_LIGHT = np.uint64(chess.BB_LIGHT_SQUARES)
-_BACK_RANKS = np.uint64(chess.BB_BACKRANKS)
 
 
-def mine(p: ChessPositions) -> Bitboards:
-    """The mover's pieces."""
-    return np.where(p.white_moves, p.board("white"), p.board("black"))
-
-
-def yours(p: ChessPositions) -> Bitboards:
-    """The pieces of the mover's opponent."""
-    return np.where(p.white_moves, p.board("black"), p.board("white"))
-
-
-def _by_colour(planes: UInt64[np.ndarray, "rows 8"]) -> UInt64[np.ndarray, "rows 12"]:
-    """White's pawns to king, then Black's."""
-    return np.concatenate([planes[:, :6] & planes[:, 6:7], planes[:, :6] & planes[:, 7:8]], axis=1)
-
-
-def _mine_first(p: ChessPositions, boards: UInt64[np.ndarray, "rows 12"]) -> UInt64[np.ndarray, "rows 12"]:
-    """White's six boards and Black's six, exchanged where Black moves."""
-    return np.where(p.white_moves[:, None], boards, np.roll(boards, 6, axis=1))
-
-
-def paper_pieces(p: ChessPositions) -> NDArray[np.uint64]:
-    """Which piece stands on each square, by colour."""
-    return _by_colour(p.facts[:, :8])
-
-
-def pieces(p: ChessPositions) -> NDArray[np.uint64]:
-    """Which piece stands on each square: the mover's (my) or the opponent's (your), of each kind."""
-    return _mine_first(p, paper_pieces(p))
-
-
-def paper_pieces_off_start(p: ChessPositions) -> NDArray[np.uint64]:
-    """The pieces, by colour, without those on a square where a like piece stood at the start of the game."""
-    return paper_pieces(p) & ~_START_PIECES
-
-
-def pieces_off_start(p: ChessPositions) -> NDArray[np.uint64]:
-    """The pieces without those on a square where a like piece stood at the start of the game."""
-    return _mine_first(p, paper_pieces_off_start(p))
-
-
-def paper_earlier_pieces(p: ChessPositions) -> NDArray[np.uint64]:
-    """Which piece, by colour, stood on each square 25 plies ago; none before the game began."""
-    return _by_colour(p.earlier)
-
-
-def earlier_pieces(p: ChessPositions) -> NDArray[np.uint64]:
-    """Which piece of today's mover (my) or opponent (your) stood on each square 25 plies ago; none before the game."""
-    return _mine_first(p, paper_earlier_pieces(p))
-
-
-def colours(p: ChessPositions) -> NDArray[np.uint64]:
-    """Whether each square holds a piece of the mover, or of the opponent."""
-    return np.stack([mine(p), yours(p)], axis=1)
-
-
-def paper_colours(p: ChessPositions) -> NDArray[np.uint64]:
-    """Whether each square holds a white piece, or a black one."""
-    return np.stack([p.board("white"), p.board("black")], axis=1)
-
-
-def empty(p: ChessPositions) -> Bitboards:
-    """Whether a square is empty."""
-    return ~(p.board("white") | p.board("black"))
-
-
-def threatened(p: ChessPositions) -> Bitboards:
-    """Squares that a piece of the opponent attacks, whatever stands on them; pinned pieces attack too."""
-    return np.where(p.white_moves, p.board("attacked_by_black"), p.board("attacked_by_white"))
-
-
-def paper_threatened(p: ChessPositions) -> Bitboards:
-    """Squares that a black piece attacks, whoever moves."""
-    return p.board("attacked_by_black")
-
-
-def legal(p: ChessPositions) -> Bitboards:
-    """Squares that a legal move of the mover goes to."""
-    return p.board("legal")
-
-
-def paper_legal(p: ChessPositions) -> Bitboards:
-    """Squares that a legal move of White goes to: none where Black moves."""
-    return np.where(p.white_moves, p.board("legal"), np.uint64(0))
-
-
-def pseudo_legal(p: ChessPositions) -> Bitboards:
-    """Squares that a move of the mover goes to, also if it leaves the king in check."""
-    return p.board("pseudo_legal")
-
-
-def last_move(p: ChessPositions) -> Bitboards:
-    """The square that the opponent's last move went to; a castling king's square."""
-    return p.board("last_move")
-
-
-def last_own_move(p: ChessPositions) -> Bitboards:
-    """The square that the mover's own last move went to, whatever stands there now."""
-    return p.board("last_own_move")
-
-
-def check(p: ChessPositions) -> NDArray[np.bool_]:
-    """The mover is in check."""
-    return p.flag("check")
-
-
-def can_check(p: ChessPositions) -> NDArray[np.bool_]:
-    """The mover has a legal move that gives check."""
-    return p.flag("can_check")
-
-
-def stalemate(p: ChessPositions) -> NDArray[np.bool_]:
-    """The mover has no legal move and is not in check."""
-    return p.flag("stalemate")
-
-
-def has_queen(p: ChessPositions) -> NDArray[np.bool_]:
-    """The mover has a queen."""
-    return (mine(p) & p.board("queens")) != 0
-
-
-def bishop_pair(p: ChessPositions) -> NDArray[np.bool_]:
-    """The mover has a bishop on light squares and one on dark squares."""
-    bishops = mine(p) & p.board("bishops")
-    return ((bishops & _LIGHT) != 0) & ((bishops & ~_LIGHT) != 0)
-
-
-def paper_bishop_pair(p: ChessPositions) -> NDArray[np.bool_]:
-    """The mover has two bishops or more, on whatever squares."""
-    return np.bitwise_count(mine(p) & p.board("bishops")) >= 2
-
-
-def can_capture_queen(p: ChessPositions) -> NDArray[np.bool_]:
-    """The mover has a legal move that captures a queen."""
-    return (p.board("legal") & yours(p) & p.board("queens")) != 0
-
-
-def paper_can_capture_queen(p: ChessPositions) -> NDArray[np.bool_]:
-    """The mover can capture the opponent's queen on the highest square (h8 is the highest); others are not looked at."""
-    queens = yours(p) & p.board("queens")
-    for width in (1, 2, 4, 8, 16, 32):
-        queens |= queens >> np.uint64(width)  # all bits below the highest
-    return (p.board("legal") & (queens ^ (queens >> np.uint64(1)))) != 0
-
-
-def _rights(p: ChessPositions, files: int) -> NDArray[np.bool_]:
-    rank = np.where(p.white_moves, np.uint64(chess.BB_RANK_1), np.uint64(chess.BB_RANK_8))
-    return (p.board("castling") & rank & np.uint64(files)) != 0
-
-
-def castling_rights(p: ChessPositions) -> NDArray[np.bool_]:
-    """The mover may still castle on some side, now or later: its king and that rook have not moved."""
-    return _rights(p, chess.BB_FILE_A | chess.BB_FILE_H)
-
-
-def kingside_rights(p: ChessPositions) -> NDArray[np.bool_]:
-    """The mover may still castle on the king's side."""
-    return _rights(p, chess.BB_FILE_H)
-
-
-def queenside_rights(p: ChessPositions) -> NDArray[np.bool_]:
-    """The mover may still castle on the queen's side."""
-    return _rights(p, chess.BB_FILE_A)
-
-
-def _number(values: NDArray[np.integer], last: int) -> NDArray[np.bool_]:
-    return values[:, None] == np.arange(last + 1)
-
-
-def _material(p: ChessPositions) -> NDArray[np.integer]:
-    own = mine(p)
-    counts = [np.bitwise_count(own & p.board(plane)).astype(np.int64) for plane in PLANES[:5]]
-    return sum(value * count for value, count in zip(VALUES, counts, strict=True))  # type: ignore[return-value]
-
-
-def paper_material(p: ChessPositions) -> NDArray[np.bool_]:
-    """The value of the mover's pieces, 0 to 39; no column is true above 39."""
-    return _number(_material(p), MATERIAL)
-
-
-def material(p: ChessPositions) -> NDArray[np.bool_]:
-    """The value of the mover's pieces (pawn 1, knight and bishop 3, rook 5, queen 9); more than 39 is one column."""
-    return _number(np.minimum(_material(p), MATERIAL + 1), MATERIAL + 1)
-
-
-def piece_count(p: ChessPositions) -> NDArray[np.bool_]:
-    """How many pieces the mover has besides its king, pawns included."""
-    return _number(np.bitwise_count(mine(p) & ~p.board("kings")).astype(np.int64), 15)
-
-
-def white_moves(p: ChessPositions) -> NDArray[np.bool_]:
-    """White is to move."""
-    return p.white_moves
+def _flag(name: str, description: str) -> Callable[[ChessPositions], NDArray[np.bool_]]:
+    """A predicate that boardgames.chess.tactics has answered on the board."""
+
+    def answer(p: ChessPositions) -> NDArray[np.bool_]:
+        return p.flag(name)
+
+    answer.__doc__ = description
+    return answer
+
+
+def _pieces(name: str, colours: tuple[str, str], suffix: str, answers: Answers) -> BoardProperty:
+    groups = [f"{colour} {kind}{suffix}" for colour in colours for kind in KINDS]
+    return BoardProperty.per_square(name, groups, SQUARES, answers)
+
+
+def _squares(name: str, answers: Answers) -> BoardProperty:
+    return BoardProperty.per_square(name, [name], SQUARES, answers)
+
+
+def _fact(name: str, answers: Answers) -> BoardProperty:
+    return BoardProperty.of_board(name, [name], answers)
+
+
+def _numbers(name: str, last: int, answers: Answers, beyond: bool = False) -> BoardProperty:
+    columns = [f"{name} {n}" for n in range(last + 1)] + [f"{name} more than {last}"] * beyond
+    return BoardProperty.of_board(name, columns, answers)
+
+
+_MY_YOUR, _WHITE_BLACK = ("my", "your"), ("white", "black")
+OFF_START = _pieces("pieces off start", _MY_YOUR, " off start", ask.pieces_off_start)
+PAPER_OFF_START = _pieces("pieces off start", _WHITE_BLACK, " off start", ask.paper_pieces_off_start)
+
+# the same in both sets
+_SHARED = {
+    p.name: p
+    for p in (
+        _squares("empty", ask.empty),
+        _squares("pseudo-legal", ask.pseudo_legal),
+        _squares("last move", ask.last_move),
+        _squares("last own move", ask.last_own_move),
+        _fact("check", _flag("check", "The mover is in check.")),
+        _fact("can check next", _flag("can_check", "The mover has a legal move that gives check.")),
+        _fact("has queen", ask.has_queen),
+        _fact("castling rights", ask.castling_rights),
+        _fact("kingside castling rights", ask.kingside_rights),
+        _fact("queenside castling rights", ask.queenside_rights),
+        _fact("pin", _flag("pin", tactics.has_pin.__doc__ or "")),
+        _fact("legal en passant", _flag("en_passant", "The mover may capture en passant.")),
+        _fact("connected rooks", _flag("connected_rooks", tactics.has_connected_rooks.__doc__ or "")),
+        _fact("can claim draw", _flag("claim_draw", (tactics.can_claim_draw.__doc__ or "").split("\n")[0])),
+        _fact("stalemate", _flag("stalemate", "The mover has no legal move and is not in check.")),
+        _fact("white moves", ask.white_moves),
+        _numbers("piece count", 15, ask.piece_count),
+    )
+}
+
+
+def _set(properties: Sequence[BoardProperty]) -> dict[str, BoardProperty]:
+    return {p.name: p for p in properties} | _SHARED
+
+
+CORRECTED = _set(
+    (
+        _pieces("pieces", _MY_YOUR, "", ask.pieces),
+        OFF_START,
+        _pieces("pieces earlier", _MY_YOUR, " earlier", ask.earlier_pieces),
+        BoardProperty.per_square("colours", ("mine", "yours"), SQUARES, ask.colours),
+        _squares("threatened", ask.threatened),
+        _squares("legal", ask.legal),
+        _fact("bishop pair", ask.bishop_pair),
+        _fact("can capture queen", ask.can_capture_queen),
+        _fact("fork", _flag("fork", tactics.has_fork.__doc__ or "")),
+        _fact("knight fork", _flag("knight_fork", tactics.has_knight_fork.__doc__ or "")),
+        _fact("ambiguous move", _flag("ambiguous", tactics.has_ambiguous_move.__doc__ or "")),
+        _fact("mate threat", _flag("mate_threat", tactics.has_mate_threat.__doc__ or "")),
+        _numbers("material", ask.MATERIAL, ask.material, beyond=True),
+    )
+)
+PAPER = _set(
+    (
+        _pieces("pieces", _WHITE_BLACK, "", ask.paper_pieces),
+        PAPER_OFF_START,
+        _pieces("pieces earlier", _WHITE_BLACK, " earlier", ask.paper_earlier_pieces),
+        BoardProperty.per_square("colours", _WHITE_BLACK, SQUARES, ask.paper_colours),
+        _squares("threatened", ask.paper_threatened),
+        _squares("legal", ask.paper_legal),
+        _fact("bishop pair", ask.paper_bishop_pair),
+        _fact("can capture queen", ask.paper_can_capture_queen),
+        _fact("fork", _flag("paper_fork", tactics.paper_has_fork.__doc__ or "")),
+        _fact("knight fork", _flag("paper_knight_fork", tactics.paper_has_knight_fork.__doc__ or "")),
+        _fact("ambiguous move", _flag("paper_ambiguous", tactics.paper_has_ambiguous_move.__doc__ or "")),
+        _fact("mate threat", _flag("mate_in_one", "As the original: the mover, not the opponent, has a mate in one.")),
+        _numbers("material", ask.MATERIAL, ask.paper_material),
+    )
+)
+SETS = {"corrected": CORRECTED, "paper": PAPER}
+
+STRATEGY = (
+    "threatened",
+    "legal",
+    "check",
+    "can check next",
+    "has queen",
+    "bishop pair",
+    "can capture queen",
+    "castling rights",
+    "kingside castling rights",
+    "queenside castling rights",
+    "fork",
+    "pin",
+    "legal en passant",
+    "ambiguous move",
+)
+"""the 14 properties of the paper's mean over strategy; its low-level metric is "pieces off start" alone"""

@@ -4,7 +4,7 @@
 function `paper_...` repeats it exactly; docs/boards.md shows both on boards.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import chess
 from chess import BISHOP, KING, KNIGHT, PAWN, QUEEN, ROOK, Bitboard, Board, Color, Move, Square
@@ -26,7 +26,7 @@ def _pieces(board: Board, kinds: Iterable[chess.PieceType], side: Color) -> Bitb
 
 
 def queen_lines(board: Board, square: Square) -> tuple[Bitboard, Bitboard]:
-    """What is seen from a square along ranks and files, and along diagonals, up to the first piece in each direction."""
+    """What is seen from a square along ranks and files, and along diagonals, as far as the first piece."""
     occupied = board.occupied
     straight = (
         chess.BB_RANK_ATTACKS[square][chess.BB_RANK_MASKS[square] & occupied]
@@ -35,12 +35,32 @@ def queen_lines(board: Board, square: Square) -> tuple[Bitboard, Bitboard]:
     return straight, chess.BB_DIAG_ATTACKS[square][chess.BB_DIAG_MASKS[square] & occupied]
 
 
-def attacked_by(board: Board, side: Color) -> Bitboard:
-    """Squares that a piece of `side` attacks, protected pieces of its own included, pinned attackers too."""
+Attacks = Mapping[Square, Bitboard]
+"""what each piece of a board attacks: protected pieces of its own side included, and by pinned pieces too"""
+
+
+def attacks_of(board: Board) -> Attacks:
+    """The attacks of every piece."""
+    return {square: board.attacks_mask(square) for square in chess.scan_forward(board.occupied)}
+
+
+def attacked_by(board: Board, attacks: Attacks, side: Color) -> Bitboard:
+    """Squares that a piece of `side` attacks."""
     attacked = chess.BB_EMPTY
     for square in chess.scan_forward(board.occupied_co[side]):
-        attacked |= board.attacks_mask(square)
+        attacked |= attacks[square]
     return attacked
+
+
+def pseudo_legal(board: Board, attacks: Attacks) -> Bitboard:
+    """Squares that a move of the mover goes to, also if it leaves the king in check."""
+    own, destinations = board.occupied_co[board.turn], chess.BB_EMPTY
+    walkers = board.pawns | board.kings  # what they attack is not where they go: pushes, castling
+    for square in chess.scan_forward(own & ~walkers):
+        destinations |= attacks[square] & ~own
+    for move in board.generate_pseudo_legal_moves(walkers):
+        destinations |= chess.BB_SQUARES[move.to_square]
+    return destinations
 
 
 def has_pin(board: Board) -> bool:
@@ -56,83 +76,85 @@ def has_pin(board: Board) -> bool:
     return False
 
 
-def _forks(board: Board, kind: chess.PieceType) -> bool:
+def _forks(board: Board, attacks: Attacks, kind: chess.PieceType) -> bool:
     targets = _pieces(board, FORK_TARGETS[kind], not board.turn)
     return any(
-        (board.attacks_mask(square) & targets).bit_count() >= 2 and not board.is_pinned(board.turn, square)
+        (attacks[square] & targets).bit_count() >= 2 and not board.is_pinned(board.turn, square)
         for square in chess.scan_forward(board.pieces_mask(kind, board.turn))
     )
 
 
-def has_fork(board: Board) -> bool:
+def has_fork(board: Board, attacks: Attacks) -> bool:
     """One unpinned pawn, knight, bishop or rook of the mover attacks two or more enemy pieces worth more than itself.
 
     Targets: of a pawn N B R Q K, of a knight or bishop R Q K, of a rook Q K.
     """
-    return any(_forks(board, kind) for kind in FORK_TARGETS)
+    return any(_forks(board, attacks, kind) for kind in FORK_TARGETS)
 
 
-def has_knight_fork(board: Board) -> bool:
+def has_knight_fork(board: Board, attacks: Attacks) -> bool:
     """One unpinned knight of the mover attacks two or more of the enemy's rooks, queens and king."""
-    return _forks(board, KNIGHT)
+    return _forks(board, attacks, KNIGHT)
 
 
-def _unpinned_attacks(board: Board, kind: chess.PieceType) -> list[Bitboard]:
-    return [
-        board.attacks_mask(square)
+def _hits(board: Board, attacks: Attacks, kind: chess.PieceType, targets: Bitboard) -> int:
+    """Targets attacked by unpinned pieces of one kind, a target of two attackers counted twice."""
+    return sum(
+        (attacks[square] & targets).bit_count()
         for square in chess.scan_forward(board.pieces_mask(kind, board.turn))
-        if not board.is_pinned(board.turn, square)
-    ]
+        if attacks[square] & targets and not board.is_pinned(board.turn, square)
+    )
 
 
-def paper_has_fork(board: Board) -> bool:
+def paper_has_fork(board: Board, attacks: Attacks) -> bool:
     """As the original: hits on one type of target, summed over all unpinned attackers of one kind, are two or more.
 
     Misses a queen and rook forked together; counts two knights that attack one rook.
     """
-    for kind, targets in FORK_TARGETS.items():
-        enemies = [board.pieces_mask(target, not board.turn) for target in targets]
-        attacks = _unpinned_attacks(board, kind)
-        if any(sum((a & enemy).bit_count() for a in attacks) >= 2 for enemy in enemies):
-            return True
-    return False
+    return any(
+        _hits(board, attacks, kind, board.pieces_mask(target, not board.turn)) >= 2
+        for kind, targets in FORK_TARGETS.items()
+        for target in targets
+    )
 
 
-def paper_has_knight_fork(board: Board) -> bool:
+def paper_has_knight_fork(board: Board, attacks: Attacks) -> bool:
     """As the original: hits on rooks, queens and king, summed over all unpinned knights, are two or more."""
-    targets = _pieces(board, FORK_TARGETS[KNIGHT], not board.turn)
-    return sum((attacks & targets).bit_count() for attacks in _unpinned_attacks(board, KNIGHT)) >= 2
+    return _hits(board, attacks, KNIGHT, _pieces(board, FORK_TARGETS[KNIGHT], not board.turn)) >= 2
+
+
+def two_of_a_kind(board: Board, legal: Iterable[Move], kinds: Bitboard) -> bool:
+    """Two pieces of one kind, both in the mask `kinds`, have a legal move to the same square."""
+    first: dict[tuple[chess.PieceType | None, Square], Square] = {}
+    return any(
+        first.setdefault((board.piece_type_at(m.from_square), m.to_square), m.from_square) != m.from_square
+        for m in legal
+        if chess.BB_SQUARES[m.from_square] & kinds
+    )
 
 
 def has_ambiguous_move(board: Board, legal: Iterable[Move]) -> bool:
-    """Some legal move needs a file or rank letter in SAN: two like pieces (no pawns) can go to the same square."""
-    return _two_of_a_kind(board, (move for move in legal if not chess.BB_SQUARES[move.from_square] & board.pawns))
+    """Some legal move needs a file or rank letter in SAN: two like pieces, no pawns, can go to the same square."""
+    return two_of_a_kind(board, legal, ~board.pawns & ~board.kings)
 
 
 def paper_has_ambiguous_move(board: Board, legal: Iterable[Move]) -> bool:
     """As the original: pawns too, whose captures SAN always writes with their file."""
-    return _two_of_a_kind(board, legal)
+    return two_of_a_kind(board, legal, ~board.kings)
 
 
-def _two_of_a_kind(board: Board, moves: Iterable[Move]) -> bool:
-    first: dict[tuple[chess.PieceType | None, Square], Square] = {}
-    return any(
-        first.setdefault((board.piece_type_at(m.from_square), m.to_square), m.from_square) != m.from_square
-        for m in moves
-    )
+def checking_moves(board: Board, attacks: Attacks) -> list[Move]:
+    """The legal moves of the mover that give check.
 
-
-def checking_moves(board: Board, legal: Iterable[Move]) -> list[Move]:
-    """The moves among `legal` that give check.
-
-    `gives_check` makes each move; only those that can give check at all are tried: to a square from which the piece
-    sees the king, or from a line that ends at the king (a discovered check), or castling, promotion and en passant.
+    python-chess makes a move to see whether it checks, so only moves that can are tried: to a square from which the
+    piece sees the king, away from a line that ends at the king (a discovered check), and promotion, castling and en
+    passant.
     """
-    king = board.king(not board.turn)
+    king, own, squares = board.king(not board.turn), board.occupied_co[board.turn], chess.BB_SQUARES
     if king is None:
         return []
     straight, diagonal = queen_lines(board, king)
-    direct = {
+    sees = {
         PAWN: chess.BB_PAWN_ATTACKS[not board.turn][king],
         KNIGHT: chess.BB_KNIGHT_ATTACKS[king],
         BISHOP: diagonal,
@@ -140,20 +162,27 @@ def checking_moves(board: Board, legal: Iterable[Move]) -> list[Move]:
         QUEEN: straight | diagonal,
         KING: chess.BB_EMPTY,
     }
-    on_line, squares = straight | diagonal, chess.BB_SQUARES
+    always = (straight | diagonal) & own | (board.pawns & (chess.BB_RANK_2 | chess.BB_RANK_7))
+    if board.castling_rights:
+        always |= board.kings
+    if board.ep_square is not None:
+        always |= board.pawns
+    movers = always & own | board.pawns & own
+    for kind in (KNIGHT, BISHOP, ROOK, QUEEN):
+        for square in chess.scan_forward(board.pieces_mask(kind, board.turn)):
+            if attacks[square] & sees[kind]:
+                movers |= squares[square]
     found = []
-    for move in legal:
+    for move in board.generate_legal_moves(movers):
         kind = board.piece_type_at(move.from_square)
         assert kind is not None
-        special = move.promotion or (kind == KING and board.is_castling(move)) or board.is_en_passant(move)
-        if (special or squares[move.from_square] & on_line or squares[move.to_square] & direct[kind]) and (
-            board.gives_check(move)
-        ):
+        possible = squares[move.from_square] & always or squares[move.to_square] & sees[kind]
+        if possible and board.gives_check(move):
             found.append(move)
     return found
 
 
-def has_mate_in_one(board: Board, checks: Sequence[Move]) -> bool:
+def has_mate_in_one(board: Board, checks: Iterable[Move]) -> bool:
     """One of these checking moves of the mover mates."""
     for move in checks:
         board.push(move)
@@ -164,20 +193,20 @@ def has_mate_in_one(board: Board, checks: Sequence[Move]) -> bool:
     return False
 
 
-def has_mate_threat(board: Board) -> bool:
+def has_mate_threat(board: Board, attacks: Attacks) -> bool:
     """The opponent would mate in one if the mover passed. False in check, where nobody can pass."""
     if board.is_check():
         return False
     board.push(Move.null())
-    threatened = has_mate_in_one(board, checking_moves(board, board.generate_legal_moves()))
+    threatened = has_mate_in_one(board, checking_moves(board, attacks))
     board.pop()
     return threatened
 
 
-def has_connected_rooks(board: Board) -> bool:
+def has_connected_rooks(board: Board, attacks: Attacks) -> bool:
     """Two rooks of the mover stand on one rank or file with nothing between them."""
     rooks = board.pieces_mask(ROOK, board.turn)
-    return any(board.attacks_mask(square) & rooks for square in chess.scan_forward(rooks))
+    return any(attacks[square] & rooks for square in chess.scan_forward(rooks))
 
 
 def can_claim_draw(board: Board, earlier: Sequence[Bitboard]) -> bool:
