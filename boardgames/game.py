@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Bool, Int, UInt64
@@ -12,6 +12,7 @@ _CHUNK = 4096  # positions labelled at a time: their bitboards stay in the L2 ca
 _UNPACKED = 1 << 18  # booleans unpacked at a time, for the same reason
 
 
+@runtime_checkable
 class Positions(Protocol):
     """Positions of some game, as arrays with one entry a row."""
 

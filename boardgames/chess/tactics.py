@@ -54,11 +54,17 @@ def attacked_by(board: Board, attacks: Attacks, side: Color) -> Bitboard:
 
 def pseudo_legal(board: Board, attacks: Attacks) -> Bitboard:
     """Squares that a move of the mover goes to, also if it leaves the king in check."""
-    own, destinations = board.occupied_co[board.turn], chess.BB_EMPTY
-    walkers = board.pawns | board.kings  # what they attack is not where they go: pushes, castling
-    for square in chess.scan_forward(own & ~walkers):
+    own, enemies, free = board.occupied_co[board.turn], board.occupied_co[not board.turn], ~board.occupied
+    destinations, pawns = chess.BB_EMPTY, board.pawns & own
+    for square in chess.scan_forward(own & ~pawns):
         destinations |= attacks[square] & ~own
-    for move in board.generate_pseudo_legal_moves(walkers):
+    captures = enemies if board.ep_square is None else enemies | chess.BB_SQUARES[board.ep_square]
+    for square in chess.scan_forward(pawns):
+        destinations |= attacks[square] & captures
+    push, third = (chess.shift_up, chess.BB_RANK_3) if board.turn else (chess.shift_down, chess.BB_RANK_6)
+    pushed = push(pawns) & free
+    destinations |= pushed | push(pushed & third) & free
+    for move in board.generate_castling_moves():
         destinations |= chess.BB_SQUARES[move.to_square]
     return destinations
 
@@ -143,42 +149,53 @@ def paper_has_ambiguous_move(board: Board, legal: Iterable[Move]) -> bool:
     return two_of_a_kind(board, legal, ~board.kings)
 
 
+def _discoverers(board: Board, king: Square) -> Bitboard:
+    """Pieces of the mover that alone stand between a line piece of the mover and the enemy king."""
+    own, lines = board.occupied_co[board.turn], chess.BB_EMPTY
+    straight = chess.BB_RANK_ATTACKS[king][0] | chess.BB_FILE_ATTACKS[king][0]
+    snipers = straight & (board.rooks | board.queens) | chess.BB_DIAG_ATTACKS[king][0] & (board.bishops | board.queens)
+    for square in chess.scan_forward(snipers & own):
+        between = chess.between(king, square) & board.occupied
+        if between & own and not between & (between - 1):
+            lines |= between
+    return lines
+
+
 def checking_moves(board: Board, attacks: Attacks) -> list[Move]:
     """The legal moves of the mover that give check.
 
-    python-chess makes a move to see whether it checks, so only moves that can are tried: to a square from which the
-    piece sees the king, away from a line that ends at the king (a discovered check), and promotion, castling and en
-    passant.
+    A move to a square from which the piece sees the king checks; python-chess, which makes a move to see whether it
+    checks, is asked only where more happens: discovered checks, promotion, castling, en passant.
     """
-    king, own, squares = board.king(not board.turn), board.occupied_co[board.turn], chess.BB_SQUARES
+    king, own = board.king(not board.turn), board.occupied_co[board.turn]
     if king is None:
         return []
     straight, diagonal = queen_lines(board, king)
+    pawn_squares = chess.BB_PAWN_ATTACKS[not board.turn][king]
     sees = {
-        PAWN: chess.BB_PAWN_ATTACKS[not board.turn][king],
         KNIGHT: chess.BB_KNIGHT_ATTACKS[king],
         BISHOP: diagonal,
         ROOK: straight,
         QUEEN: straight | diagonal,
-        KING: chess.BB_EMPTY,
     }
-    always = (straight | diagonal) & own | (board.pawns & (chess.BB_RANK_2 | chess.BB_RANK_7))
+    special = _discoverers(board, king) | board.pawns & own & (chess.BB_RANK_7 if board.turn else chess.BB_RANK_2)
     if board.castling_rights:
-        always |= board.kings
+        special |= board.kings & own
     if board.ep_square is not None:
-        always |= board.pawns
-    movers = always & own | board.pawns & own
-    for kind in (KNIGHT, BISHOP, ROOK, QUEEN):
-        for square in chess.scan_forward(board.pieces_mask(kind, board.turn)):
-            if attacks[square] & sees[kind]:
-                movers |= squares[square]
-    found = []
-    for move in board.generate_legal_moves(movers):
-        kind = board.piece_type_at(move.from_square)
-        assert kind is not None
-        possible = squares[move.from_square] & always or squares[move.to_square] & sees[kind]
-        if possible and board.gives_check(move):
-            found.append(move)
+        special |= board.pawns & own
+    found = [move for move in board.generate_legal_moves(special) if board.gives_check(move)] if special else []
+
+    one_back = pawn_squares >> 8 if board.turn else pawn_squares << 8
+    two_back = one_back >> 8 if board.turn else one_back << 8
+    pawns = chess.scan_forward(board.pieces_mask(PAWN, board.turn) & ~special)
+    direct = {PAWN: (pawn_squares, [s for s in pawns if attacks[s] & pawn_squares or (one_back | two_back) >> s & 1])}
+    for kind, target in sees.items():
+        pieces = chess.scan_forward(board.pieces_mask(kind, board.turn) & ~special)
+        direct[kind] = target, [s for s in pieces if attacks[s] & target]
+    for target, origins in direct.values():
+        if origins:
+            mask = sum(chess.BB_SQUARES[s] for s in origins)
+            found += board.generate_legal_moves(mask, target)
     return found
 
 
