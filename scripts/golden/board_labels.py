@@ -164,6 +164,8 @@ def _labels(chosen: Positions, properties: Mapping[str, BoardProperty]) -> Ours:
 def _rows(folder: Path, ours: NDArray[np.int64], what: str) -> NDArray[np.int64]:
     """Where the folder's positions are among ours."""
     index = read_arrays(folder / "index.npy")["index"]
+    if index.ndim != 2 or index.shape[1] != 2:
+        raise FileError(f"{folder / 'index.npy'}: is {list(index.shape)}; expected [positions, 2]")
     place = {tuple(row): n for n, row in enumerate(ours.tolist())}
     unknown = [tuple(row) for row in index.tolist() if tuple(row) not in place]
     if unknown:
@@ -177,7 +179,7 @@ def _compare(
     sets: Mapping[str, Ours],
     others: Mapping[str, NDArray[Any]],
 ) -> bool:
-    passed = True
+    passed, rows = True, len(read_arrays(folder / "index.npy")["index"])
     for name, of in (("labels", "paper"), ("labels_extra", "paper"), ("labels_corrected", "corrected")):
         path = folder / f"{name}.npz"
         if name == "labels_extra" and not path.is_file():
@@ -185,6 +187,8 @@ def _compare(
         for array, theirs in read_arrays(path).items():
             if array not in layouts and array not in others:
                 raise FileError(f"{path}: no property is known for the array {array!r}")
+            if theirs.shape[:1] != (rows,):
+                raise FileError(f"{path}: {array} is {list(theirs.shape)}; expected {rows} rows, as index.npy has")
             ours = (others[array] if array in others else layouts[array](sets[of])).reshape(len(theirs), -1)
             theirs = theirs.reshape(len(theirs), -1)
             if ours.shape != theirs.shape:
