@@ -12,7 +12,8 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from boardgames.othello.rules import Replay, replay, unpack
+from boardgames.game import unpack
+from boardgames.othello.rules import Replay, replay
 from boardgames.othello.transcript import CONTEXT, SQUARE_OF_TOKEN, VOCABULARY, to_tokens
 
 

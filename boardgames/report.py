@@ -46,7 +46,7 @@ class Positions:
     @cached_property
     def everything(self) -> Labels:
         """All properties, the 128 of the board first."""
-        return label(self.replay, self.mask, EVERYTHING)
+        return label(self.replay.at(self.mask), EVERYTHING)
 
     @cached_property
     def board(self) -> Labels:

@@ -14,12 +14,12 @@ import tyro
 
 from boardgames.legality import legality
 from boardgames.lm import OTHELLO_GPT, load_othello_gpt, save_othello_gpt
-from boardgames.pretrain import PretrainConfig, held_out_games, pretrain
+from boardgames.othello.pretraining import OthelloTraining, held_out_games, pretrain_othello
 
 
 @dataclass(frozen=True)
 class Recipe:
-    training: PretrainConfig = field(default_factory=PretrainConfig)
+    training: OthelloTraining = field(default_factory=OthelloTraining)
     out: Path = OTHELLO_GPT
     """folder for the weights"""
     run: Path = Path("runs/pretrain_othello")
@@ -30,7 +30,7 @@ class Recipe:
 
 
 def main(recipe: Recipe) -> None:
-    model, log, seconds = pretrain(recipe.training, recipe.run / "state.pt", recipe.device)
+    model, log, seconds = pretrain_othello(recipe.training, recipe.run / "state.pt", recipe.device)
     test = held_out_games(recipe.test_games, recipe.training.seed)
     record = {
         **asdict(recipe.training),

@@ -5,7 +5,7 @@ order of OthelloGPT's data (Li et al. 2023). Black starts. A forced pass is not 
 move is tracked through it.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 from jaxtyping import Bool, Int8, Int64, UInt8, UInt64
@@ -177,6 +177,33 @@ class Replay:
         """Discs of the opponent of the side that has just moved."""
         return np.where(self.mover == WHITE, self.black, self.white)
 
+    def at(self, mask: Bool[np.ndarray, "games plies"]) -> "OthelloPositions":
+        """The chosen positions, games in order and plies within them; every one must have been played."""
+        game, ply = np.nonzero(mask)
+        if not self.played[game, ply].all():
+            row = int(np.argmin(self.played[game, ply]))
+            raise ValueError(f"game {game[row]} has no ply {ply[row]}: choose among `played`")
+        chosen = (getattr(self, f.name)[game, ply] for f in fields(self))
+        return OthelloPositions(game, ply, *chosen)
+
+
+@dataclass(frozen=True)
+class OthelloPositions:
+    """Positions of any games, one a row, with the fields of Replay."""
+
+    game: Int64[np.ndarray, " rows"]
+    ply: Int64[np.ndarray, " rows"]
+    moves: UInt8[np.ndarray, " rows"]
+    black: UInt64[np.ndarray, " rows"]
+    white: UInt64[np.ndarray, " rows"]
+    mover: Int8[np.ndarray, " rows"]
+    next_mover: Int8[np.ndarray, " rows"]
+    legal: UInt64[np.ndarray, " rows"]
+    flipped: UInt64[np.ndarray, " rows"]
+
+    def __getitem__(self, rows: slice | Bool[np.ndarray, " rows"]) -> "OthelloPositions":
+        return OthelloPositions(*(getattr(self, f.name)[rows] for f in fields(self)))
+
 
 def replay(moves: UInt8[np.ndarray, "games plies"]) -> Replay:
     """Replay transcripts of squares (NO_MOVE = none) and check every move.
@@ -236,9 +263,3 @@ def _illegal_move(moves: UInt8[np.ndarray, " plies"], game: int, ply: int) -> st
     side = "black" if table.side[0] == BLACK else "white"
     legal = [square_name(s) for s in range(64) if int(table.legal[0]) >> s & 1]
     return f"{where}: {square_name(square)} is not legal for {side}, who may play {', '.join(legal)}"
-
-
-def unpack(boards: UInt64[np.ndarray, "*shape"]) -> Bool[np.ndarray, "*shape 64"]:
-    """One boolean per square, index = square."""
-    octets = np.ascontiguousarray(boards, dtype="<u8")[..., None].view(np.uint8)
-    return np.unpackbits(octets, axis=-1, bitorder="little").view(bool)

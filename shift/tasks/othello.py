@@ -11,7 +11,8 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Int, UInt8
 
-from boardgames.othello.rules import random_games, replay, square_index, unpack
+from boardgames.game import unpack
+from boardgames.othello.rules import random_games, replay, square_index
 from boardgames.othello.transcript import CONTEXT, to_tokens
 from saes.sites import Site
 from shift.task import Ambiguous, Balanced, BalancedSplits, Sealed, ShiftTask

@@ -4,12 +4,13 @@ import numpy as np
 import pytest
 import torch
 
-from boardgames import pretrain as module
+from boardgames import pretrain as loop
 from boardgames.legality import legality
 from boardgames.lm import load_othello_gpt, save_othello_gpt
+from boardgames.othello import pretraining
+from boardgames.othello.pretraining import OthelloTraining, held_out_games, othello_gpt, pretrain_othello
 from boardgames.othello.rules import random_games
 from boardgames.othello.transcript import from_tokens, to_tokens
-from boardgames.pretrain import PretrainConfig, held_out_games, othello_gpt, pretrain
 from saes.files import FileError
 from tests.boardgames.test_rules import plain_replay
 
@@ -19,7 +20,7 @@ TINY = {"layers": 1, "width": 16, "heads": 2, "steps": 4, "games_per_step": 4, "
 @pytest.fixture(autouse=True)
 def small_blocks(monkeypatch):
     """Blocks of 12 games, so that these four steps of four games cross from one block to the next."""
-    monkeypatch.setattr(module, "_GAMES_PER_BLOCK", 12)
+    monkeypatch.setattr(pretraining, "_GAMES_PER_BLOCK", 12)
 
 
 class Interrupted(BaseException):
@@ -28,9 +29,9 @@ class Interrupted(BaseException):
 
 @pytest.mark.parametrize("options", [{}, {"targets": "moves", "muon": 0.0}], ids=["muon, legal", "adam, moves"])
 def test_an_interrupted_run_continues_bit_for_bit(tmp_path, monkeypatch, options):
-    config = PretrainConfig(**TINY, **options)
-    whole, log, _ = pretrain(config, tmp_path / "whole.pt", save_every=2)
-    write, saves = module.write_state, []
+    config = OthelloTraining(**TINY, **options)
+    whole, log, _ = pretrain_othello(config, tmp_path / "whole.pt", save_every=2)
+    write, saves = loop.write_state, []
 
     def failing(path, state):
         saves.append(state["step"])
@@ -38,13 +39,13 @@ def test_an_interrupted_run_continues_bit_for_bit(tmp_path, monkeypatch, options
             raise Interrupted
         write(path, state)
 
-    monkeypatch.setattr(module, "write_state", failing)
+    monkeypatch.setattr(loop, "write_state", failing)
     with pytest.raises(Interrupted):
-        pretrain(config, tmp_path / "part.pt", save_every=2)
+        pretrain_othello(config, tmp_path / "part.pt", save_every=2)
     assert saves == [2, 4]
-    monkeypatch.setattr(module, "write_state", write)
+    monkeypatch.setattr(loop, "write_state", write)
     torch.manual_seed(99)  # nothing may hang on the global generator
-    resumed, resumed_log, _ = pretrain(config, tmp_path / "part.pt", save_every=2)
+    resumed, resumed_log, _ = pretrain_othello(config, tmp_path / "part.pt", save_every=2)
     for (name, a), b in zip(whole.state_dict().items(), resumed.state_dict().values(), strict=True):
         assert torch.equal(a, b), name
     assert log == resumed_log and [x["step"] for x in log] == [0, 3]
@@ -53,18 +54,18 @@ def test_an_interrupted_run_continues_bit_for_bit(tmp_path, monkeypatch, options
 
 
 def test_a_checkpoint_of_another_configuration_is_refused(tmp_path):
-    pretrain(PretrainConfig(**{**TINY, "steps": 2, "warmup": 1, "decay": 1}), tmp_path / "a.pt")
+    pretrain_othello(OthelloTraining(**{**TINY, "steps": 2, "warmup": 1, "decay": 1}), tmp_path / "a.pt")
     with pytest.raises(FileError, match=r"a\.pt: belongs to another configuration"):
-        pretrain(PretrainConfig(**TINY, seed=1), tmp_path / "a.pt")
+        pretrain_othello(OthelloTraining(**TINY, seed=1), tmp_path / "a.pt")
 
 
 def first_batch(**options):
-    return next(iter(module._batches(PretrainConfig(**TINY, **options), 0)))
+    return next(iter(pretraining._batches(OthelloTraining(**TINY, **options), 0)))
 
 
 def test_the_expected_loss_is_the_mean_over_the_legal_moves(tmp_path):
     tokens, target = first_batch()
-    config = PretrainConfig(**TINY)
+    config = OthelloTraining(**TINY)
     model = othello_gpt(config).eval()
     with torch.no_grad():
         log_p = model(input_ids=tokens).logits.log_softmax(-1)
@@ -82,7 +83,7 @@ def test_the_expected_loss_is_the_mean_over_the_legal_moves(tmp_path):
                 assert one_hot[g, p].sum() == 1 and one_hot[g, p].argmax() in legal
             else:
                 assert not target[g, p].any() and not one_hot[g, p].any()
-    _, log, _ = pretrain(config, tmp_path / "state.pt")
+    _, log, _ = pretrain_othello(config, tmp_path / "state.pt")
     assert log[0]["loss"] == pytest.approx(np.mean(losses), rel=1e-5)
 
 
@@ -99,11 +100,11 @@ def test_sampled_moves_average_to_the_legal_targets():
 
 
 def test_batches_follow_from_the_step_alone():
-    config = PretrainConfig(**TINY, targets="moves")
-    stream = module._batches(config, 0)
+    config = OthelloTraining(**TINY, targets="moves")
+    stream = pretraining._batches(config, 0)
     ahead = [next(stream) for _ in range(6)]
     for step in (3, 4, 5):
-        tokens, target = next(iter(module._batches(config, step)))
+        tokens, target = next(iter(pretraining._batches(config, step)))
         assert torch.equal(tokens, ahead[step][0]) and torch.equal(target, ahead[step][1])
     assert len({t[0].numpy().tobytes() for t in ahead}) == 6
 
@@ -111,18 +112,18 @@ def test_batches_follow_from_the_step_alone():
 def test_held_out_games_are_never_trained_on():
     held_out = held_out_games(200)
     assert np.array_equal(held_out, held_out_games(200)) and not np.array_equal(held_out, held_out_games(200, seed=1))
-    stream = module._batches(PretrainConfig(**TINY, targets="moves"), 0)
+    stream = pretraining._batches(OthelloTraining(**TINY, targets="moves"), 0)
     trained = {g.tobytes() for _ in range(5) for g in next(stream)[0].numpy()}
     assert not trained & {g.tobytes() for g in to_tokens(held_out[:, :59])}
 
 
 def test_uneven_blocks_are_refused():
     with pytest.raises(ValueError, match="games_per_step is 5: choose a divisor"):
-        PretrainConfig(games_per_step=5)
+        OthelloTraining(games_per_step=5)
 
 
 def test_a_saved_model_plays_as_before(tmp_path):
-    model = othello_gpt(PretrainConfig(**TINY)).eval()
+    model = othello_gpt(OthelloTraining(**TINY)).eval()
     games = held_out_games(5)
     quality = legality(model, games)
     save_othello_gpt(model, tmp_path / "gpt", {"steps": 0}, quality)
@@ -138,7 +139,7 @@ def test_a_saved_model_plays_as_before(tmp_path):
 
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
 def test_a_model_folder_that_is_not_whole_is_refused_by_name(tmp_path, name):
-    model = othello_gpt(PretrainConfig(**TINY))
+    model = othello_gpt(OthelloTraining(**TINY))
     save_othello_gpt(model, tmp_path, {}, legality(model.eval(), held_out_games(2)))
     whole = (tmp_path / name).read_bytes()
     (tmp_path / name).write_bytes(whole[: len(whole) // 2])

@@ -14,7 +14,7 @@ MOVES = random_games(20, np.random.default_rng(11))
 @pytest.fixture(scope="module")
 def labels():
     games = replay(MOVES)
-    return label(games, games.played, EVERYTHING)
+    return label(games.at(games.played), EVERYTHING)
 
 
 def expected_rows():
@@ -66,7 +66,7 @@ def test_chosen_positions_and_columns_are_a_part_of_the_whole(labels):
     games = replay(MOVES)
     some = games.played[:, :59].copy()
     some[:, ::2] = False
-    part = label(games, some, BOARD)
+    part = label(games.at(some), BOARD)
     keep = (labels.ply % 2 == 1) & (labels.ply < 59)
     assert np.array_equal(part.matrix, labels.matrix[keep][:, :128])
     assert np.array_equal(part.game, labels.game[keep]) and np.array_equal(part.ply, labels.ply[keep])

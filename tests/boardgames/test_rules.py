@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from boardgames.game import unpack
 from boardgames.othello.rules import (
     BLACK,
     NO_MOVE,
@@ -19,7 +20,6 @@ from boardgames.othello.rules import (
     replay_while_legal,
     square_index,
     square_name,
-    unpack,
 )
 from tests.boardgames.plain_othello import Game
 

@@ -31,7 +31,7 @@ def reference(shared):
     with np.load(folder / "games.npz") as games:
         moves = from_tokens(games["tokens"].astype(np.int64))
     replayed = replay(moves)
-    ours = label(replayed, replayed.played[:, :59], [MINE, YOURS, EMPTY, LEGAL, BLACK_DISC, WHITE_DISC])
+    ours = label(replayed.at(replayed.played[:, :59]), [MINE, YOURS, EMPTY, LEGAL, BLACK_DISC, WHITE_DISC])
     index = np.load(folder / "index.npy")
     assert np.array_equal(np.stack([ours.game, ours.ply], 1), index)
     return replayed, ours, dict(np.load(folder / "labels_corrected.npz")), dict(np.load(folder / "labels.npz"))

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from boardgames.othello.rules import replay, square_index, unpack
+from boardgames.game import unpack
+from boardgames.othello.rules import replay, square_index
 from boardgames.othello.transcript import from_tokens
 from saes.sites import Site
 from shift.judgements import JudgementLog

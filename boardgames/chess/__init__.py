@@ -1,0 +1,1 @@
+"""Chess as a language: transcripts, positions, and the properties of boards."""
