@@ -71,7 +71,7 @@ class TargetL0:
 
     def numbers(self) -> Numbers:
         inner = self.penalty.numbers()
-        return {**inner, "coefficient": inner["coefficient"] * self.log_factor.exp().cpu()}
+        return {**inner, "coefficient": torch.as_tensor(inner["coefficient"]).cpu() * self.log_factor.exp().cpu()}
 
     def state_dict(self) -> dict[str, Any]:
         return {"penalty": self.penalty.state_dict(), "log_factor": self.log_factor, "log_l0": self.log_l0}

@@ -11,6 +11,7 @@ from typing import Any, Generic, Literal, TypeVar
 
 import torch
 from torch import Tensor
+from torch.utils import _pytree as pytree
 
 from saes.architectures import AffineDictionary, stack, unstack
 from saes.architectures.affine import SHARED, join_parts, split
@@ -59,6 +60,8 @@ class TrainConfig:
         first = 0 if self.schedule == "dictionary_learning" else 1
         return Trapezoid(self.steps, warmup, decay, self.decay_shape, first)
 
+
+_SPLIT = ("dictionary", "optimizer", "objective")  # parts of a state that have numbers of each feature
 
 A = TypeVar("A", bound=AffineDictionary)
 
@@ -196,13 +199,16 @@ class Trainer(Generic[A]):
         """A whole state, on every rank."""
         if state["config"] != asdict(self.config):
             raise FileError("the checkpoint belongs to another training configuration: choose another folder")
-        own = self._by_feature(
-            {name: state[name] for name in ("dictionary", "optimizer", "objective")}, self.ranks.part
+        own = self._by_feature({name: state[name] for name in _SPLIT}, self.ranks.part)
+        # the file was read into the host's memory; modules and optimisers move what they load by themselves
+        device = self.stack.W_dec.device
+        own["objective"], scales = pytree.tree_map_only(
+            Tensor, lambda t: t.to(device), (own["objective"], state["scales"])
         )
         self.stack.load_state_dict(own["dictionary"])
         self.optimizer.load_state_dict(own["optimizer"])
         self.objective.load_state_dict(own["objective"])
-        self.scale_in, self.scale_out = state["scales"]
+        self.scale_in, self.scale_out = scales
         self.steps_done = state["steps_done"]
 
     def _by_feature(self, state: dict[str, Any], change: Callable[[Tensor], Tensor]) -> dict[str, Any]:
