@@ -79,7 +79,12 @@ def test_shipped_weights_stay_small() -> None:
 
 def third_party_imports(paths: list[Path]) -> set[str]:
     """The distributions that these files import, by canonical name."""
-    own = {*MAY_IMPORT, "tests", *(path.stem for path in paths), *sys.stdlib_module_names}
+    own = {
+        *MAY_IMPORT,
+        "tests",
+        *(name for path in paths for name in (path.stem, path.parent.name)),
+        *sys.stdlib_module_names,
+    }
     tops = {m.split(".")[0] for path in paths for _, m in imported_modules(ast.parse(path.read_text(encoding="utf-8")))}
     distributions = importlib.metadata.packages_distributions()
     return {canonicalize_name(distributions.get(top, [top])[0]) for top in tops - own}

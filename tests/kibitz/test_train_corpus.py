@@ -251,7 +251,8 @@ COMMAND += ["--held-out-tokens", "200", "--save-every", "10", "--prefetch", "Tru
 def start(folder: Path, *more: str) -> subprocess.Popen[str]:
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-c", "from kibitz.cli import main; main()", *COMMAND, *more]
-    return subprocess.Popen(command, cwd=folder, env=environment, stderr=subprocess.PIPE, text=True)
+    heed = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)  # noqa: E731 - a shell in the background ignores Ctrl-C
+    return subprocess.Popen(command, cwd=folder, env=environment, stderr=subprocess.PIPE, text=True, preexec_fn=heed)
 
 
 def test_ctrl_c_ends_the_run_with_its_thread_and_a_second_process_is_turned_away(folder, capsys):

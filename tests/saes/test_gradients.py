@@ -404,7 +404,7 @@ def test_dead_pre_activation(name, step):
     objective = with_dead(SparseReconstruction(None, [DeadPreActivation(0.7, DEAD_AFTER)], step=step))
     whole = stack([d]).requires_grad_(True)
     loss = objective(whole, batch, STEP)
-    assert float(loss.terms["dead_pre_activation"]) == pytest.approx(float(total), rel=1e-10)
+    assert float(loss.terms["dead_pre_activation"].detach()) == pytest.approx(float(total.detach()), rel=1e-10)
     loss.terms["dead_pre_activation"].sum().backward()
     for key, parameter in whole.named_parameters():
         if key in ("W_dec", "threshold"):
