@@ -11,6 +11,7 @@ from functools import reduce
 from operator import or_
 from typing import Annotated, Any, NoReturn
 
+import torch
 import tyro
 from transformers.utils import logging as transformers_logging
 
@@ -47,7 +48,7 @@ def main(arguments: list[str] | None = None) -> None:
             print(said)
     except KeyboardInterrupt as interrupt:
         _fail(str(interrupt) or "interrupted; the run folder is as it was before", 130)
-    except MemoryError:
+    except (MemoryError, torch.OutOfMemoryError):
         _fail("out of memory; close other programs, or ask for something smaller", 1)
     except (ValueError, OSError) as error:
         if os.environ.get("KIBITZ_TRACEBACK"):

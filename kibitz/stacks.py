@@ -1,6 +1,7 @@
 """What the commands that train dictionaries have in common: an architecture, what members differ in, how long."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 from saes.dead_features import AuxK
 from saes.recipes import Member, check_members, grid
@@ -28,6 +29,8 @@ class StackOptions:
     expansion: int = 8
     """features per dimension of the site"""
     learning_rate: float = 1e-3
+    compute: Literal["float32", "bfloat16"] = "float32"
+    """of the matrix products in training; weights and optimiser stay in float32"""
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch_size", "expansion", "learning_rate"):
@@ -49,7 +52,7 @@ class StackOptions:
         return grid(self.seeds, self.coefficients, self.p_ends, self.ks, self.target_l0s)
 
     def train_config(self) -> TrainConfig:
-        return TrainConfig(self.steps, self.learning_rate, warmup=0.05)
+        return TrainConfig(self.steps, self.learning_rate, warmup=0.05, compute=self.compute)
 
     def auxk(self) -> AuxK:
         """For those that need it; a feature counts as dead after a tenth of the run."""

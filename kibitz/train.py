@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from kibitz.dry_run import dry_run
 from kibitz.lasting_runs import lasting_run
@@ -28,7 +29,7 @@ from saes.training import train_stacks
 # settings that change no result, or whose content is compared in their place
 _IGNORED = (
     *("model", "corpus", "games", "activations", "out"),
-    *("prefetch", "feature_ranks", "keep", "log_every", "save_every", "console", "wandb", "dry_run"),
+    *("prefetch", "feature_ranks", "step", "keep", "log_every", "save_every", "console", "wandb", "dry_run"),
 )
 
 
@@ -48,6 +49,8 @@ class RunConfig(MaterialOptions, StackOptions):
     """a project of Weights & Biases to write to as well; WANDB_MODE=offline needs no network"""
     out: Path = Path("runs/train")
     """folder for the run; one that is there is gone on with"""
+    step: Literal["auto", "dense", "active"] = "auto"
+    """compute through active features only, through all, or whichever is faster; all are exact"""
     feature_ranks: int = 1
     """with torchrun: processes that share the features of each dictionary; the rows are divided among all processes"""
     dry_run: bool = False
@@ -73,6 +76,7 @@ class RunConfig(MaterialOptions, StackOptions):
                 auxk=self.auxk(),
                 device=material.device,
                 ranks=ranks,
+                step=self.step,
             )
             for site, width in material.widths.items()
         }
@@ -80,7 +84,7 @@ class RunConfig(MaterialOptions, StackOptions):
 
 def run_train(config: RunConfig) -> str:
     """The table to print, in the first of several processes; nothing in the others."""
-    with joined(config.feature_ranks, config.torch_device.type) as ranks:
+    with joined(config.feature_ranks, config.device) as ranks:
         material = config.open_material(config.batch_size, ranks)
         trainers = config.trainers(material, ranks)
         if config.dry_run:

@@ -92,7 +92,7 @@ class RowBuffer:
         A place of another `world` lies in rounds of another size: what is left of the one in use is passed over.
         """
         state, used = place["round"], place["used"]
-        if place["rows"] != self._round_size and used:
+        if place["world"] != self._world and used:
             rounds = self.source.rounds(place["rows"], state)
             next(rounds)
             state, used = next(rounds).place, 0
@@ -142,7 +142,7 @@ class RowBuffer:
         numbers = [self._seed, each.epoch, each.row // self.rows_per_refill, *([self._rank] if self._rank else [])]
         drawn = np.random.default_rng(numbers).permutation(len(x) if kept is None else len(kept))
         order = torch.from_numpy(drawn[: count * self.batch_size]).to(x.device)
-        place = {"round": each.place, "rows": self._round_size}
+        place = {"round": each.place, "rows": self._round_size, "world": self._world}
         return _Refill(place, values, order if kept is None else kept[order], count)
 
     def _values(

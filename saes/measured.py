@@ -12,6 +12,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from saes.entries import Padded
+from saes.ranks import Ranks
 
 LEAST_ROOM = 64  # room costs little, and the fullest of rows with few entries varies most
 
@@ -22,7 +23,7 @@ class CapacityError(ValueError):
     def __init__(self) -> None:
         super().__init__(
             "a step on the GPU had rows with more active features than there was room for, and was not exact: resume "
-            'from the last checkpoint with step="dense"'
+            'from the last checkpoint with --step dense (in Python: step="dense")'
         )
 
 
@@ -69,6 +70,28 @@ class Measured:
             self._written.synchronize()
         pending = None if self._pending is None else self._pending.tolist()
         return {"density": self.density, "capacity": self.capacity, "pending": pending}
+
+    @staticmethod
+    def for_all(state: dict[str, Any], ranks: Ranks, device: torch.device) -> dict[str, Any]:
+        """A state with room for the fullest row of any rank: a checkpoint holds one state for all of them."""
+        pending = state["pending"] or [0.0, 0.0, 0.0]
+        room, largest = ranks.largest(torch.tensor([state["capacity"] or 0, pending[1]], device=device)).tolist()
+        return {
+            **state,
+            "capacity": None if state["capacity"] is None else int(room),
+            "pending": None if state["pending"] is None else [pending[0], largest, pending[2]],
+        }
+
+    @staticmethod
+    def divided(state: dict[str, Any], before: int, now: int) -> dict[str, Any]:
+        """A state of `before` feature ranks for `now` of them: a rank's rows may hold what several ranks' held."""
+        times = -(-before // now)
+        pending = state["pending"]
+        return {
+            **state,
+            "capacity": None if state["capacity"] is None else state["capacity"] * times,
+            "pending": None if pending is None else [pending[0], pending[1] * times, pending[2]],
+        }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self.density, self.capacity, self._overflow, self._written = state["density"], state["capacity"], None, None

@@ -83,6 +83,13 @@ class Ranks:
             self._reduce(t, dist.ReduceOp.MIN, name)
         return t
 
+    def largest(self, t: Tensor) -> Tensor:
+        """The maximum over all ranks."""
+        t = t.detach().clone()
+        for name in ("features", "data"):
+            self._reduce(t, dist.ReduceOp.MAX, name)
+        return t
+
     def rows_of_features(self, t: Float[Tensor, "batch *rest"]) -> Tensor:
         """The rows that the feature ranks of one data rank drew, one after another: the batch of them all."""
         return self._gathered(t, "features", 0)
@@ -137,15 +144,16 @@ class Ranks:
         Bit patterns of positive floats are in the order of the floats: every round counts the next eight bits of those
         values that agree with the answer so far, and adds the counts of the ranks.
         """
-        kind, bits = (torch.int64, 64) if values.dtype == torch.float64 else (torch.int32, 32)
-        values = values if kind == torch.int64 else values.float()
-        patterns = values.relu().contiguous().view(kind)
+        real, kind, bits = torch.float32, torch.int32, 32
+        if values.dtype == torch.float64:
+            real, kind, bits = torch.float64, torch.int64, 64
         left = torch.tensor(k, device=values.device)
         found = torch.zeros(len(values), dtype=kind, device=values.device)
         enough = torch.ones_like(found, dtype=torch.bool)
         for shift in range(bits - _DIGIT, -1, -_DIGIT):
             counts = torch.zeros(len(values), 1 << _DIGIT, dtype=torch.int64, device=values.device)
-            for part in patterns.split(max(1, _CHUNK // len(values)), 1):
+            for some in values.split(max(1, _CHUNK // len(values)), 1):
+                part = some.to(real).relu().contiguous().view(kind)
                 agrees = (
                     (part > 0) if shift == bits - _DIGIT else (part > 0) & (part >> shift + _DIGIT == found[:, None])
                 )
@@ -157,7 +165,7 @@ class Ranks:
             digit = ((above >= left[:, None]).sum(1) - 1).clamp_min(0)
             left = left - (above - counts).gather(1, digit[:, None])[:, 0]
             found = found << _DIGIT | digit.to(kind)
-        return torch.where(enough, found.view(values.dtype), 0.0)
+        return torch.where(enough, found.view(real), 0.0)
 
     def _any(self, flags: Tensor, over: str) -> Tensor:
         if self._alone(over):
@@ -193,7 +201,7 @@ def launched() -> bool:
 
 
 def join(feature_ranks: int = 1, device: str = "cpu") -> Ranks:
-    """Meet the other processes that torchrun started; RanksError if they cannot be divided so.
+    """Meet the other processes that torchrun started; RanksError if they cannot be divided so. `device` may be auto.
 
     On a GPU each process takes the one of its local rank.
     """
@@ -204,9 +212,14 @@ def join(feature_ranks: int = 1, device: str = "cpu") -> Ranks:
     size = int(os.environ["WORLD_SIZE"])
     if feature_ranks < 1 or size % feature_ranks:
         raise RanksError(f"{size} processes cannot be divided into groups of {feature_ranks} (feature_ranks)")
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
     kind = torch.device(device).type
     if kind == "cuda":
-        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+        local = int(os.environ["LOCAL_RANK"])
+        if local >= torch.cuda.device_count():
+            raise RanksError(f"there are {torch.cuda.device_count()} GPUs: start no more processes on this machine")
+        torch.cuda.set_device(local)
     if not dist.is_initialized():
         dist.init_process_group("cpu:gloo,cuda:nccl" if kind == "cuda" else "gloo")
     return Ranks(init_device_mesh(kind, (size // feature_ranks, feature_ranks), mesh_dim_names=("data", "features")))

@@ -115,13 +115,14 @@ def trainer_for(
     auxk: AuxK | None = None,
     device: str | torch.device = "cpu",
     ranks: Ranks = ALONE,
+    step: Literal["auto", "dense", "active"] = "auto",
     **options: Any,
 ) -> Trainer[AffineDictionary]:
     """One trainer for a stack; the warm-up of the penalty, annealing and control of L0 follow from the steps.
 
     Features that are off for lack of rank, or below a threshold, have no slope: those recipes take an AuxK (the
-    paper's by default; small problems do better with a larger alpha and a shorter wait). `options` go to the
-    architecture's config.
+    paper's by default; small problems do better with a larger alpha and a shorter wait). `step`: see
+    SparseReconstruction. `options` go to the architecture's config.
     """
     check_members(name, members)
     recipe = find_recipe(name)
@@ -133,7 +134,7 @@ def trainer_for(
         dictionaries.append(kind(shape, sites, writes, member.seed))
     penalty = _penalty(recipe, members, config.steps)
     parts = [] if recipe.sparse_by == "penalty" else [auxk or AuxK()]
-    objective = SparseReconstruction(penalty, parts, weigh_by_decoder=recipe.weigh_by_decoder)
+    objective = SparseReconstruction(penalty, parts, weigh_by_decoder=recipe.weigh_by_decoder, step=step)
     return Trainer(dictionaries, objective, config, ranks, device)
 
 

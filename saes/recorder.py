@@ -1,6 +1,7 @@
 """Where numbers go while something trains: nowhere, JSON lines, a table, wandb. A recorder never touches a weight."""
 
 import json
+import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -33,6 +34,11 @@ class JSONLines:
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         self._path = path
+        with path.open("ab+") as stream:  # a kill may have cut the last line short
+            if stream.tell():
+                stream.seek(-1, os.SEEK_END)
+                if stream.read(1) != b"\n":
+                    stream.write(b"\n")
 
     def record(self, step: int, values: Values) -> None:
         with full_disk(self._path), self._path.open("a", encoding="utf-8") as stream:

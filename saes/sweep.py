@@ -22,6 +22,8 @@ from saes.streams import Activations, ActivationStream
 from saes.trainer import TrainConfig, Trainer
 from saes.training import batch_for, train_stacks
 
+_CHUNK = 1 << 25  # features that are worked on at once
+
 
 @dataclass(frozen=True)
 class StackConfig:
@@ -165,8 +167,10 @@ def score(
         for each in batches:
             batch = batch_for(dictionary, {site: x.to(dictionary.W_dec.device) for site, x in each.items()})
             targets = batch.targets.double()
-            on += (dictionary.encode(batch.inputs) != 0).sum(0).cpu()
-            left += float((dictionary.reconstruct(batch.inputs) - targets).square().sum())
+            some = max(1, _CHUNK // dictionary.features)
+            for inputs, wanted in zip(batch.inputs.split(some), targets.split(some), strict=True):
+                on += (dictionary.encode(inputs) != 0).sum(0).cpu()
+                left += float((dictionary.reconstruct(inputs) - wanted).square().sum())
             total, squares, rows = (
                 total + targets.sum(0).cpu(),
                 squares + float(targets.square().sum()),
@@ -183,7 +187,7 @@ def score(
     return scored
 
 
-MARKERS = "os^Dv<>ph*X"
+MARKERS = "os^Dv<>ph*X"  # of a plot's series
 
 
 def plot_pareto(groups: Mapping[str, Sequence[Row]], path: Path | str, title: str = "") -> None:

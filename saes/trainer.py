@@ -17,6 +17,7 @@ from saes.architectures import AffineDictionary, stack, unstack
 from saes.architectures.affine import SHARED, join_parts, split
 from saes.files import FileError
 from saes.initialise import Normalise, geometric_median
+from saes.measured import Measured
 from saes.objective import Batch, Loss, Objective
 from saes.optim import UnitNormAdam
 from saes.penalties import Schedule
@@ -187,12 +188,13 @@ class Trainer(Generic[A]):
                 {
                     "dictionary": self.stack.state_dict(),
                     "optimizer": self.optimizer.state_dict(),
-                    "objective": self.objective.state_dict(),
+                    "objective": self._objective_state(),
                 },
                 self.ranks.whole,
             ),
             "scales": [self.scale_in, self.scale_out],
             "steps_done": self.steps_done,
+            "feature_ranks": self.ranks.feature_size,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -200,6 +202,9 @@ class Trainer(Generic[A]):
         if state["config"] != asdict(self.config):
             raise FileError("the checkpoint belongs to another training configuration: choose another folder")
         own = self._by_feature({name: state[name] for name in _SPLIT}, self.ranks.part)
+        if "measured" in own["objective"]:
+            division = state["feature_ranks"], self.ranks.feature_size
+            own["objective"]["measured"] = Measured.divided(own["objective"]["measured"], *division)
         # the file was read into the host's memory; modules and optimisers move what they load by themselves
         device = self.stack.W_dec.device
         own["objective"], scales = pytree.tree_map_only(
@@ -210,6 +215,12 @@ class Trainer(Generic[A]):
         self.objective.load_state_dict(own["objective"])
         self.scale_in, self.scale_out = scales
         self.steps_done = state["steps_done"]
+
+    def _objective_state(self) -> dict[str, Any]:
+        state = self.objective.state_dict()
+        if self.ranks.size > 1 and "measured" in state:
+            state["measured"] = Measured.for_all(state["measured"], self.ranks, self.stack.W_dec.device)
+        return state
 
     def _by_feature(self, state: dict[str, Any], change: Callable[[Tensor], Tensor]) -> dict[str, Any]:
         """The state with `change` applied to every tensor that has a number for each feature (axis 1)."""

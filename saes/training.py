@@ -9,6 +9,7 @@ from tqdm import tqdm
 from saes.architectures import AffineDictionary
 from saes.files import FileError
 from saes.objective import Batch, Loss
+from saes.ranks import Ranks
 from saes.recorder import Recorder, Silent
 from saes.run_checkpoints import Checkpoints
 from saes.sites import Site
@@ -54,6 +55,16 @@ def check_weights(name: str, step: int, trainer: Trainer[A], checkpoints: Checkp
         raise TrainingError(
             f"{name}: {', '.join(wrong)} hold NaN or infinite values after step {step}; "
             f"a lower learning rate may help; the checkpoints in {checkpoints.folder} are from before"
+        )
+
+
+def _check_alike(ranks: Ranks, found: int, checkpoints: Checkpoints | None, trainers: Mapping[str, Trainer[A]]) -> None:
+    """TrainingError if this rank has found another checkpoint than the first."""
+    mine = torch.tensor(found, device=next(iter(trainers.values())).stack.W_dec.device)
+    if ranks.size > 1 and int(ranks.largest((mine - ranks.from_first(mine.clone())).abs())):
+        folder = None if checkpoints is None else checkpoints.folder
+        raise TrainingError(
+            f"{folder}: not all processes see the same checkpoint; use a folder that all machines share"
         )
 
 
@@ -112,6 +123,7 @@ def train_stacks(
     total = steps.pop()
     state = None if checkpoints is None else checkpoints.load()
     place = None if state is None else state.pop(_PLACE, None)
+    _check_alike(ranks, 0 if state is None else 1 + next(iter(state.values()))["steps_done"], checkpoints, trainers)
     if checkpoints is not None and state is not None:
         if set(state) != set(trainers):
             raise FileError(f"{checkpoints.folder}: holds {sorted(state)}; delete it or choose another folder")

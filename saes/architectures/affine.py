@@ -227,7 +227,10 @@ def join_parts(own: A) -> list[A]:
     if ranks.feature_size > 1:
         parts = {name: t for name, t in own._parameters.items() if t is not None}
         whole = {name: t.detach().cpu() if name in SHARED else ranks.whole(t.detach()) for name, t in parts.items()}
-        together._parameters = {name: nn.Parameter(t, parts[name].requires_grad) for name, t in whole.items()}
+        together._parameters = {
+            name: nn.Parameter(whole[name], parts[name].requires_grad) if name in whole else None
+            for name in own._parameters
+        }
         together._buffers = {name: t if t is None else t.cpu() for name, t in own._buffers.items()}
     return unstack(together) if ranks.leads else []
 

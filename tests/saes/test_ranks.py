@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from saes.architectures.affine import split
+from saes.measured import Measured
 from saes.ranks import ALONE, Ranks, RanksError, join
 from tests.saes.dictionaries_for_tests import fresh
 from tests.saes.parallel_worker import DIVISIONS
@@ -63,3 +64,11 @@ def test_divisions_that_cannot_be(monkeypatch):
     three.feature_size = 3
     with pytest.raises(ValueError, match="40 features cannot be shared out evenly among 3 ranks"):
         split(fresh("relu", width=12, features=40), three)
+
+
+def test_room_measured_by_some_ranks_is_enough_for_fewer():
+    state = {"density": 0.1, "capacity": 64, "pending": [0.1, 30.0, 0.0]}
+    assert Measured.divided(state, 2, 2) == state
+    assert Measured.divided(state, 8, 1) == {**state, "capacity": 512, "pending": [0.1, 240.0, 0.0]}
+    assert Measured.divided(state, 2, 8)["capacity"] == 64  # one rank may have had all of it
+    assert Measured.divided({**state, "capacity": None, "pending": None}, 8, 1)["capacity"] is None

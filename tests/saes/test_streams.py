@@ -130,13 +130,19 @@ def test_refills_before_a_place_are_not_harvested(monkeypatch):
     assert len(calls) == 1
 
 
+@pytest.mark.parametrize("round_stays", [False, True], ids=["same rows a rank", "same rows a round"])
 @pytest.mark.parametrize("worlds", [(1, 2), (2, 1), (4, 2)])
-def test_another_number_of_ranks_goes_on_with_the_next_round(worlds):
+def test_another_number_of_ranks_goes_on_with_the_next_round(worlds, round_stays):
     before, after = worlds
-    batches = buffer(rank=0, world=before, batch_size=2).batches()
+
+    def of(rank: int, world: int) -> RowBuffer:
+        rows = {"rows_per_refill": 8 // world} if round_stays else {}
+        return buffer(rank=rank, world=world, batch_size=2, **rows)
+
+    batches = of(0, before).batches()
     used = set(sum(tokens_of(batches, 3), []))
     place = batches.place()
-    drawn = [sum(tokens_of(buffer(rank=r, world=after, batch_size=2).open(place), 2), []) for r in range(after)]
+    drawn = [sum(tokens_of(of(rank, after).open(place), 2), []) for rank in range(after)]
     assert min(map(min, drawn)) > max(used), "rows of the round in use do not come again"
 
 
