@@ -34,7 +34,7 @@ class JSONLines:
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         self._path = path
-        with path.open("ab+") as stream:  # a kill may have cut the last line short
+        with full_disk(path), path.open("ab+") as stream:  # a kill may have cut the last line short
             if stream.tell():
                 stream.seek(-1, os.SEEK_END)
                 if stream.read(1) != b"\n":

@@ -82,7 +82,8 @@ def third_party_imports(paths: list[Path]) -> set[str]:
     own = {
         *MAY_IMPORT,
         "tests",
-        *(name for path in paths for name in (path.stem, path.parent.name)),
+        "golden",
+        *(path.stem for path in paths),
         *sys.stdlib_module_names,
     }
     tops = {m.split(".")[0] for path in paths for _, m in imported_modules(ast.parse(path.read_text(encoding="utf-8")))}

@@ -82,7 +82,7 @@ def main(out: str) -> None:
                 continue
             alone, numbers = trained(case, way, (ALONE,))
             found[f"{name}, {way}, {before} to {after} feature ranks"] = {
-                "state": distance(state, alone.state_dict()),
+                "state": distance({**state, "feature_ranks": 1}, alone.state_dict()),
                 "measured": distance(measured, numbers),
                 "finished": distance(weights(finished), weights(alone.finish())),
             }
