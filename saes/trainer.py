@@ -203,7 +203,7 @@ class Trainer(Generic[A]):
             raise FileError("the checkpoint belongs to another training configuration: choose another folder")
         own = self._by_feature({name: state[name] for name in _SPLIT}, self.ranks.part)
         if "measured" in own["objective"]:
-            division = state["feature_ranks"], self.ranks.feature_size
+            division = state.get("feature_ranks", 1), self.ranks.feature_size  # older states are of one process
             own["objective"]["measured"] = Measured.divided(own["objective"]["measured"], *division)
         # the file was read into the host's memory; modules and optimisers move what they load by themselves
         device = self.stack.W_dec.device
