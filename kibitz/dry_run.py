@@ -88,12 +88,14 @@ def _from_model(material: ModelMaterial, batch_size: int) -> tuple[float, float,
     size, sites, device = material.batch_rows, list(material.widths), material.device
     rounds = material.stream.source.rounds(material.stream.rows_per_refill)  # long enough to meet a chunk of documents
     first = next(rounds)
-    list(harvest(material.model, first.tokens[:size], sites, size))  # warm-up
+    list(harvest(material.model, first.tokens[:size], sites, size, material.stream.autocast))  # warm-up
     read: list[Round] = []
     data = _seconds(device, lambda: read.append(next(rounds)))
     tokens, keep = read[0].tokens[:size], read[0].keep[:size]
     found: list[Activations] = []
-    forward = _seconds(device, lambda: found.extend(harvest(material.model, tokens, sites, size)))
+    forward = _seconds(
+        device, lambda: found.extend(harvest(material.model, tokens, sites, size, material.stream.autocast))
+    )
     kept = torch.arange(keep.numel())[keep.flatten()]
     chosen = kept[torch.arange(batch_size) % len(kept)].to(device)  # fewer than a batch are repeated
     whole = max(1, int(read[0].keep.sum()))

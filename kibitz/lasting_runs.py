@@ -4,6 +4,7 @@ Holds config.yaml, manifest.json (versions, when it was begun) and what the run 
 that writes, and freed by the system whatever ends it.
 """
 
+import errno
 import os
 import shutil
 import tempfile
@@ -61,7 +62,12 @@ def _begin(out: Path, config: Any, settings: dict[str, Any]) -> None:
         write_text(stage / "config.yaml", yaml.safe_dump(plain(config), sort_keys=False))
         record = {"format": LASTING, "created": began, "versions": versions(), "settings": settings}
         write_json(stage / "manifest.json", record)
-        os.replace(stage, out)
+        try:
+            os.replace(stage, out)
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise
+            raise RunError(f"{out}: another process has begun a run there at the same moment") from None
     finally:
         shutil.rmtree(stage, ignore_errors=True)
 

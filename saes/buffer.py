@@ -78,7 +78,7 @@ class RowBuffer:
         self.batch_size, self.rows_per_refill, self._seed = batch_size, rows_per_refill, seed
         self._rank, self._world = rank, world
         self.prefetch = model.device.type == "cuda" if prefetch is None else prefetch
-        self._batch_rows, self._autocast, self._max_norm = batch_rows, autocast, max_norm
+        self._batch_rows, self.autocast, self._max_norm = batch_rows, autocast, max_norm
         self.epoch = 0  # of the refill in use: how often the rows have come to their end
         self._check_fills()
 
@@ -151,7 +151,7 @@ class RowBuffer:
         """Activations at the kept positions, in order, and which of them are no outliers (None: nobody asks)."""
         values: dict[Site, Tensor] = {}
         at, size = 0, self._batch_rows
-        passes = harvest(self._model, tokens, self._sites, size, self._autocast)
+        passes = harvest(self._model, tokens, self._sites, size, self.autocast)
         for found, mask in zip(passes, keep.split(size), strict=True):
             if stop.is_set():
                 raise _Stopped

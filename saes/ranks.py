@@ -240,6 +240,8 @@ def joined(feature_ranks: int = 1, device: str = "cpu") -> Iterator[Ranks]:
     before = signal.signal(signal.SIGTERM, ended)
     try:
         yield ranks
+    except KeyboardInterrupt as interrupt:
+        raise KeyboardInterrupt(str(interrupt) or f"interrupted; {goes_on}") from None
     except RuntimeError as error:
         if not isinstance(error, dist.DistError) and not any(name in str(error) for name in _OF_THE_NETWORK):
             raise

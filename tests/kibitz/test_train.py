@@ -153,3 +153,17 @@ def test_killed_runs_end_with_the_same_bits(options):
     command = [sys.executable, str(SCRIPT), *options]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0 and "0 differences" in done.stdout, done.stdout + done.stderr
+
+
+def test_two_runs_begun_at_once_do_not_mix(tmp_path, monkeypatch):
+    def late(out: Path) -> None:
+        (out / "of another").mkdir(parents=True)  # which has come between the look and the move
+
+    monkeypatch.setattr(lasting_runs, "check_replaceable", late)
+    with (
+        pytest.raises(RunError, match="another process has begun a run there"),
+        lasting_runs.lasting_run(tmp_path / "run", {}),
+    ):
+        pass
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["of another"]
