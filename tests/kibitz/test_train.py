@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from boardgames.othello.rules import random_games
-from kibitz import material
+from kibitz import lasting_runs, material
 from kibitz.runs import RunError, run_folder
 from kibitz.train import RunConfig, run_train
 from saes.checkpoint import load_dictionary
