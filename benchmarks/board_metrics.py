@@ -1,34 +1,110 @@
-"""Counting every (threshold, feature, property) by bins, and by a matrix product per threshold.
+"""Coverage and board reconstruction of one dictionary at the paper's size: 4,096 features, 1,000 games of 60 positions.
 
-python benchmarks/board_metrics.py
+    python benchmarks/board_metrics.py [--compare]
+
+Activations are synthetic (L0 64, uniform), labels 832 columns of which 64 hold on each position, as the pieces of a chess
+board do. --compare counts a part of the features again by products and checks that all counts are the same.
 """
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 
 import numpy as np
 import torch
+import tyro
 
-from boardgames.confusion import THRESHOLDS, _by_bins, _by_products
+from boardgames.confusion import count, count_by_products
+from boardgames.coverage import choose, count_games
+from boardgames.firing import THRESHOLDS, SparseActivations, SparseLabels
+from boardgames.game import Labels
+from boardgames.reconstruction import by_threshold, from_enough_games, precise_labels
+from boardgames.scoring import Referee, Truth
 
-FEATURES, PROPERTIES, POSITIONS, L0 = 1024, 128, 59_000, 40
+
+@dataclass(frozen=True)
+class Size:
+    features: int = 4096
+    games: int = 1000
+    positions: int = 60
+    l0: int = 64
+    squares: int = 64
+    states: int = 13
+    compare: bool = False
 
 
-def main() -> None:
-    generator = torch.Generator().manual_seed(0)
-    features = torch.zeros(POSITIONS, FEATURES)
-    columns = torch.randint(FEATURES, (POSITIONS, L0), generator=generator)
-    features.scatter_(1, columns, torch.rand(POSITIONS, L0, generator=generator))
-    truth = (np.random.default_rng(0).random((POSITIONS, PROPERTIES)) < 0.3).astype(np.float32)
-    maxima = features.amax(0)
-    results = {}
-    for name, count in {"bins": _by_bins, "products": _by_products}.items():
-        begun = time.perf_counter()
-        results[name] = count(features, truth, maxima)
-        print(f"{name:9s} {time.perf_counter() - begun:7.2f} s")
-    same = all(np.array_equal(a, b) for a, b in zip(results["bins"], results["products"], strict=True))
-    multiplications = len(THRESHOLDS) * FEATURES * PROPERTIES * POSITIONS
-    print(f"equal: {same}; dense multiplications {multiplications:.2g}, sparse {POSITIONS * L0 * PROPERTIES:.2g}")
+@contextmanager
+def timed(what: str) -> Iterator[None]:
+    begun = time.perf_counter()
+    yield
+    print(f"{what:58s}{time.perf_counter() - begun:8.2f} s", flush=True)
+
+
+def activations(s: Size, seed: int) -> torch.Tensor:
+    rows = s.games * s.positions
+    generator = torch.Generator().manual_seed(seed)
+    columns = torch.randint(s.features, (rows, s.l0), generator=generator)
+    return torch.zeros(rows, s.features).scatter_(1, columns, torch.rand(rows, s.l0, generator=generator))
+
+
+def labels(s: Size, seed: int) -> Labels:
+    rows = s.games * s.positions
+    state = np.random.default_rng(seed).integers(s.states, size=(rows, s.squares))
+    matrix = np.zeros((rows, s.squares * s.states), bool)
+    np.put_along_axis(matrix, state + np.arange(s.squares) * s.states, True, axis=1)
+    names = tuple(f"state {i % s.states} on {i // s.states}" for i in range(matrix.shape[1]))
+    game, ply = np.divmod(np.arange(rows), s.positions)
+    return Labels(names, ("",) * len(names), matrix, game, ply)
+
+
+def main(s: Size) -> None:
+    dense, board = activations(s, 0), labels(s, 0)
+    game, whole = board.game, np.array([0])
+    print(f"{torch.get_num_threads()} threads; {s}")
+    with timed("(compiling, or reading what was compiled)"):
+        small = Size(64, 4, 10, 8)
+        tiny = Truth(labels(small, 0), {"board": s.squares * s.states})
+        few = SparseActivations.of([activations(small, 0)])
+        Referee(tiny, tiny).score(few, few)
+    with timed("one split: dense features to sparse ones"):
+        sparse = SparseActivations.of(dense.split(8192))
+    maxima = sparse.maxima()
+    begun = time.perf_counter()
+    with timed("one split: labels to sparse ones"):
+        truth = SparseLabels.of(board.matrix)
+    with timed("one split: levels, feature by feature"):
+        firing = sparse.firing(maxima)
+        firing.by_feature  # noqa: B018  # it is computed here
+    with timed("one split: every (threshold, feature, property) counted"):
+        counts = count(firing, truth)
+    with timed("one split: best detectors, and their counts by game"):
+        count_games(choose(counts), firing, board.matrix, game)
+    with timed("one split: labels of at least 10 games"):
+        given = from_enough_games(precise_labels(counts), firing, truth, game)
+    with timed("one split: boards at 11 thresholds"):
+        by_threshold(firing, given, board.matrix, game, whole)
+    print(f"coverage and reconstruction, in sample: {time.perf_counter() - begun:.2f} s")
+    one, other = Truth(board, {"board": len(board.columns)}), Truth(labels(s, 1), {"board": len(board.columns)})
+    others = SparseActivations.of(activations(s, 1).split(8192))
+    with timed("both splits, floors, 1,000 resamples of games"):
+        Referee(one, other).score(sparse, others)
+    if s.compare:
+        some = dense[:, :256]
+        with timed("products for 256 features"):
+            products = count_by_products(zip(some.split(8192), np.split(board.matrix, range(8192, len(some), 8192)),
+                                             strict=True), maxima[:256])  # fmt: skip
+        same = np.array_equal(products.true_positives, counts.true_positives[:, :256])
+        print(f"equal: {same and np.array_equal(products.fires, counts.fires[:, :256])}")
+    busy = (dense[:8192] + torch.rand(8192, s.features)).clamp(0, 1)
+    with timed("8,192 positions of dense features (all fire), by levels"):
+        count(SparseActivations.of([busy]).firing(torch.ones(s.features)), SparseLabels.of(board.matrix[:8192]))
+    some = busy[:, :256]
+    with timed("8,192 positions, 256 dense features, by products"):
+        count_by_products([(some, board.matrix[:8192])], torch.ones(256))
+    nonzeros, held = int(firing.start[-1]), s.squares
+    print(f"additions counted: {nonzeros * held:.2g}; products would take {len(THRESHOLDS) * s.features * len(dense) * len(board.columns):.2g} multiply-adds")  # noqa: E501  # fmt: skip
 
 
 if __name__ == "__main__":
-    main()
+    main(tyro.cli(Size))

@@ -1,9 +1,9 @@
-"""True positives of every (threshold, feature, property) in one pass over sparse activations.
+"""True positives of every (threshold, feature, property) in one pass over the features that fire.
 
-A feature predicts a property where its activation exceeds t times its maximum, for t in 0, .1, ... 1 (Karvonen et
-al. 2024, section 3.2; strictly greater, products in float32). Each non-zero activation is binned once by the highest
-threshold it exceeds and its labels are added to that bin; a reverse cumulative sum over bins then gives every
-threshold at once. Dense features (neurons) go through one matrix product per threshold; both are exact.
+Each firing feature adds the labels of its position to the count of its level; a reverse cumulative sum over levels then
+gives every threshold at once. The work is the number of firings times the labels that hold, and not thresholds times
+features times positions times properties. On a GPU features are dense and one matrix product per threshold does it.
+Both are exact.
 """
 
 from collections.abc import Iterable
@@ -12,11 +12,10 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
-from scipy.sparse import csr_matrix
 from torch import Tensor
 
-THRESHOLDS = torch.arange(0, 1.1, 0.1)  # float32, as the reference has them
-_DENSE = 0.08  # share of non-zero activations above which a matrix product per threshold is faster
+from boardgames.firing import THRESHOLDS, Firing, SparseActivations, SparseLabels
+from saes.kernels.compiling import compiled, spread
 
 
 @dataclass(frozen=True)
@@ -33,62 +32,94 @@ class Confusion:
         total = self.fires[..., None] + self.positives
         return 2 * self.true_positives / np.maximum(total, 1)
 
+    def best(self) -> tuple[Float[np.ndarray, "threshold property"], Int[np.ndarray, "threshold property"]]:
+        """The highest F1 of any feature, and the first feature that has it, without a table of all of them."""
+        shape = (len(self.fires), len(self.positives))
+        best, which = np.full(shape, -1.0), np.zeros(shape, np.int64)
+        spread(_best_features, len(best), self.true_positives, self.fires, self.positives, best, which)
+        return best, which
+
+
+def count(firing: Firing, labels: SparseLabels) -> Confusion:
+    """All counts of one split."""
+    if firing.rows != labels.rows:
+        raise ValueError(f"{firing.rows} rows of features and {labels.rows} rows of labels: they must be the same rows")
+    by_feature = firing.by_feature
+    tp_FTP = np.zeros((firing.features, len(THRESHOLDS), labels.columns), np.int32)
+    fires_FT = np.zeros((firing.features, len(THRESHOLDS)), np.int32)
+    spread(
+        _count_features,
+        firing.features,
+        by_feature.start,
+        by_feature.row,
+        by_feature.level,
+        labels.start,
+        labels.column,
+        tp_FTP,
+        fires_FT,
+    )
+    return Confusion(tp_FTP.transpose(1, 0, 2), fires_FT.T, labels.positives, labels.rows)
+
 
 def count_confusion(
     batches: Iterable[tuple[Float[Tensor, "_ f"], Bool[np.ndarray, "_ p"]]], maxima: Float[Tensor, " f"]
 ) -> Confusion:
-    """Stream (features, labels) batches into counts. `maxima` are each feature's maximum on the selection split.
+    """Counts of dense (features, labels) batches. `maxima` are each feature's maximum on the selection split.
 
-    A feature whose maximum is not positive never fires.
+    Features on a GPU are counted there.
     """
-    steps, width = len(THRESHOLDS), len(maxima)
-    alive = maxima > 0
-    maxima = torch.where(alive, maxima.float(), 0.0)  # 0, not negative: a silenced activation exceeds no threshold
-    tp_TFP: np.ndarray | None = None
-    fires_TF = np.zeros((steps, width), np.int64)
-    positives, rows = np.zeros(0, np.int64), 0
-    for features, labels in batches:
-        features = torch.where(alive, features.float(), 0.0)
-        truth = np.ascontiguousarray(labels, np.float32)
-        if tp_TFP is None:
-            tp_TFP, positives = np.zeros((steps, width, labels.shape[1]), np.int64), np.zeros(labels.shape[1], np.int64)
-        if float((features > 0).float().mean()) > _DENSE:
-            tp, fires = _by_products(features, truth, maxima)
-        else:
-            tp, fires = _by_bins(features, truth, maxima)
-        tp_TFP += tp
-        fires_TF += fires
-        positives += labels.sum(0)
-        rows += len(labels)
-    if tp_TFP is None:
+    pairs = iter(batches)
+    first = next(pairs, None)
+    if first is None:
         raise ValueError("no positions to count")
-    return Confusion(tp_TFP, fires_TF, positives, rows)
+    if first[0].is_cuda:
+        return count_by_products([first, *pairs], maxima)
+    features, labels = zip(first, *pairs, strict=True)
+    return count(SparseActivations.of(features).firing(maxima.cpu()), SparseLabels.of(np.concatenate(labels)))
 
 
-def _by_bins(features: Tensor, truth: np.ndarray, maxima: Tensor) -> tuple[np.ndarray, np.ndarray]:
-    """Binning: work proportional to the non-zero activations. Counts stay below 2^24, so float32 sums are exact."""
-    steps, width = len(THRESHOLDS), len(maxima)
-    row, feature = (features > 0).nonzero(as_tuple=True)
-    value = features[row, feature]
-    cuts_NT = THRESHOLDS.to(value.device) * maxima[feature][:, None]
-    level = (value[:, None] > cuts_NT).sum(1) - 1  # the last threshold exceeded; value > 0 exceeds the first
-    bins = (level * width + feature).cpu().numpy()
-    members = csr_matrix((np.ones(len(bins), np.float32), (bins, row.cpu().numpy())), (steps * width, len(truth)))
-    tp = np.asarray(members @ truth).reshape(steps, width, -1)
-    fires = np.asarray(members.sum(1)).reshape(steps, width)
-    return _from_above(tp).astype(np.int64), _from_above(fires).astype(np.int64)
+def count_by_products(
+    batches: Iterable[tuple[Float[Tensor, "_ f"], Bool[np.ndarray, "_ p"]]], maxima: Float[Tensor, " f"]
+) -> Confusion:
+    """The same counts, one matrix product per threshold and batch: for dense features (neurons) on a GPU.
+
+    Factors are 0 and 1, so that float32 and TF32 are exact for batches of fewer than 2^24 rows.
+    """
+    tp, fires, positives, rows = None, None, 0, 0
+    for features, labels in batches:
+        alive = maxima.to(features.device) > 0
+        cuts_TF = torch.where(alive, THRESHOLDS[:, None].to(features.device) * maxima.to(features.device), torch.inf)
+        truth = torch.from_numpy(labels).to(features.device, torch.float32)
+        active = [features.float() > cut for cut in cuts_TF]
+        here = torch.stack([a.float().T @ truth for a in active]).cpu().numpy().astype(np.int64)
+        fired = torch.stack([a.sum(0) for a in active]).cpu().numpy()
+        tp, fires = (here, fired) if tp is None or fires is None else (tp + here, fires + fired)
+        positives, rows = positives + labels.sum(0), rows + len(labels)
+    if tp is None or fires is None:
+        raise ValueError("no positions to count")
+    return Confusion(tp, fires, np.asarray(positives), rows)
 
 
-def _by_products(features: Tensor, truth: np.ndarray, maxima: Tensor) -> tuple[np.ndarray, np.ndarray]:
-    truth_NP = torch.from_numpy(truth).to(features.device)
-    tp, fires = [], []
-    for t in THRESHOLDS.to(features.device):
-        active_NF = (features > t * maxima).float()
-        tp.append((active_NF.T @ truth_NP).cpu().numpy())
-        fires.append(active_NF.sum(0).cpu().numpy())
-    return np.stack(tp).astype(np.int64), np.stack(fires).astype(np.int64)
+@compiled
+def _count_features(low, high, start, row, level, label_start, label, tp_FTP, fires_FT):
+    for f in range(low, high):
+        tp_TP, fires_T = tp_FTP[f], fires_FT[f]
+        for e in range(start[f], start[f + 1]):
+            t, n = level[e], row[e]
+            fires_T[t] += 1
+            for j in range(label_start[n], label_start[n + 1]):
+                tp_TP[t, label[j]] += 1
+        for t in range(len(fires_T) - 2, -1, -1):
+            fires_T[t] += fires_T[t + 1]
+            for p in range(tp_TP.shape[1]):
+                tp_TP[t, p] += tp_TP[t + 1, p]
 
 
-def _from_above(counts: np.ndarray) -> np.ndarray:
-    """Reverse cumulative sum over the threshold axis: what exceeds t also exceeds every smaller t."""
-    return counts[::-1].cumsum(0)[::-1]
+@compiled
+def _best_features(low, high, tp_TFP, fires_TF, positives, best, which):
+    for t in range(low, high):
+        for f in range(tp_TFP.shape[1]):
+            for p in range(len(positives)):
+                f1 = 2 * tp_TFP[t, f, p] / max(fires_TF[t, f] + positives[p], 1)
+                if f1 > best[t, p]:
+                    best[t, p], which[t, p] = f1, f

@@ -3,40 +3,76 @@
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
 from boardgames.confusion import Confusion
+from boardgames.firing import Firing
 
 
 @dataclass(frozen=True)
-class Coverage:
-    """F1 on the scoring split of the (threshold, feature) that is best on the selection split, per property."""
+class Chosen:
+    """The (threshold, feature) with the highest F1 for each property; of equals the lowest threshold, then feature."""
 
-    score: float  # mean over the properties
     f1: Float[np.ndarray, " property"]
     feature: Int[np.ndarray, " property"]
-    threshold: Int[np.ndarray, " property"]  # index into THRESHOLDS
+    """-1 where no feature has a true positive"""
+    threshold: Int[np.ndarray, " property"]
+    """index into THRESHOLDS"""
 
 
-def held_out_coverage(selection: Confusion, scoring: Confusion) -> Coverage:
-    """Choose on one split, score on another; a property that never occurs while scoring counts as 0."""
-    chosen = selection.f1()
-    flat = chosen.reshape(-1, chosen.shape[-1]).argmax(0)
-    threshold, feature = np.unravel_index(flat, chosen.shape[:2])
-    f1 = scoring.f1()[threshold, feature, np.arange(chosen.shape[-1])]
-    return Coverage(float(f1.mean()), f1, feature, threshold)
+def choose(selection: Confusion) -> Chosen:
+    """The best detector of every property on one split."""
+    best, which = selection.best()
+    threshold = best.argmax(0)
+    columns = np.arange(best.shape[1])
+    f1 = best[threshold, columns]
+    return Chosen(f1, np.where(f1 > 0, which[threshold, columns], -1), threshold)
 
 
 def in_sample_coverage(confusion: Confusion) -> float:
     """The paper's number: max over t of the mean over properties of the best F1 over features, all on one split."""
-    return float(confusion.f1().max(axis=1).mean(axis=1).max())
+    return float(confusion.best()[0].mean(axis=1).max())
 
 
-def always_on_floor(scoring: Confusion) -> float:
-    """Coverage of a feature that always fires: the mean of 2p / (1 + p) over properties with base rate p."""
-    return float(np.mean(2 * scoring.positives / (scoring.rows + scoring.positives)))
+@dataclass(frozen=True)
+class GameCounts:
+    """What one detector of each property does in every game: counts that can be summed over any set of games."""
+
+    hits: Int[np.ndarray, "game property"]
+    fires: Int[np.ndarray, "game property"]
+    positives: Int[np.ndarray, "game property"]
+    rows: Int[np.ndarray, " game"]
+
+    def f1(self) -> Float[np.ndarray, " property"]:
+        """Over all games; 0 for a property that never occurs."""
+        return 2 * self.hits.sum(0) / np.maximum(self.fires.sum(0) + self.positives.sum(0), 1)
 
 
-def occurrence_ceiling(scoring: Confusion) -> float:
-    """The most that any detector can reach: the share of properties that occur at all while scoring."""
-    return float(np.mean(scoring.positives > 0))
+def count_games(
+    chosen: Chosen, firing: Firing, truth: Bool[np.ndarray, "rows property"], game: Int[np.ndarray, " rows"]
+) -> GameCounts:
+    """Apply the chosen detectors to another split; games are numbered from 0, rows are in their order."""
+    games = int(game[-1]) + 1
+    hits, fires = (np.zeros((games, truth.shape[1]), np.int64) for _ in range(2))
+    for p, (feature, t) in enumerate(zip(chosen.feature, chosen.threshold, strict=True)):
+        if feature < 0:
+            continue
+        rows = firing.at(int(feature), int(t))
+        fires[:, p] = np.bincount(game[rows], minlength=games)
+        hits[:, p] = np.bincount(game[rows[truth[rows, p]]], minlength=games)
+    return GameCounts(hits, fires, positives_by_game(truth, game), np.bincount(game, minlength=games))
+
+
+def positives_by_game(
+    truth: Bool[np.ndarray, "rows property"], game: Int[np.ndarray, " rows"]
+) -> Int[np.ndarray, "game property"]:
+    """How often each property holds in each game."""
+    positives = np.zeros((int(game[-1]) + 1, truth.shape[1]), np.int64)
+    first = np.flatnonzero(np.diff(game, prepend=-1))
+    positives[game[first]] = np.add.reduceat(truth, first, axis=0, dtype=np.int32)
+    return positives
+
+
+def always_on_f1(positives: Int[np.ndarray, " property"], rows: int) -> Float[np.ndarray, " property"]:
+    """F1 of a feature that always fires: 2p / (1 + p) for a property with base rate p."""
+    return 2 * positives / (rows + positives)

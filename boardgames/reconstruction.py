@@ -1,31 +1,25 @@
 """Board reconstruction (Karvonen et al. 2024, section 3.3): the board that high-precision features spell out together.
 
 A feature at a threshold is labelled with a property if it has precision of at least 0.95 on the selection split, with
-at least 10 true positives. A position's predicted board is everything that its active features are labelled with;
-the score is the F1 of that prediction, pooled over properties and positions.
+at least 10 true positives, from at least 10 different games. A position's predicted board is everything that its firing
+features are labelled with; the score is the F1 of that prediction, pooled over properties and positions.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
-import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Int
 from scipy.sparse import csr_matrix
-from torch import Tensor
 
-from boardgames.confusion import THRESHOLDS, Confusion
+from boardgames.confusion import Confusion
+from boardgames.firing import THRESHOLDS, Firing, SparseLabels
+from saes.kernels.compiling import compiled, spread
 
 MINIMUM_TRUE_POSITIVES = 10
-_DENSE = 0.08  # share of active features above which a dense product is faster than a sparse one
-
-
-@dataclass(frozen=True)
-class Reconstruction:
-    score: float  # on the scoring split, at the threshold that is best on the selection split
-    threshold: int  # index into THRESHOLDS
-    by_threshold: Float[np.ndarray, " threshold"]  # on the scoring split
-    labelled_features: int  # features with at least one label at that threshold
+MINIMUM_GAMES = 10
+_ROWS = 4096  # whose predicted boards are held at a time
 
 
 def precise_labels(selection: Confusion) -> Bool[np.ndarray, "threshold feature property"]:
@@ -34,46 +28,156 @@ def precise_labels(selection: Confusion) -> Bool[np.ndarray, "threshold feature 
     return (20 * tp >= 19 * fires) & (tp >= MINIMUM_TRUE_POSITIVES)
 
 
-def micro_f1(predicted_and_true: int, predicted: int, true: int) -> float:
-    """F1 from pooled counts; 0 when nothing is predicted or true."""
-    return 2 * predicted_and_true / max(predicted + true, 1)
+def from_enough_games(
+    given: Bool[np.ndarray, "threshold feature property"],
+    firing: Firing,
+    labels: SparseLabels,
+    game: Int[np.ndarray, " rows"],
+    least: int = MINIMUM_GAMES,
+) -> Bool[np.ndarray, "threshold feature property"]:
+    """The labels whose true positives come from at least so many games; the rows of a game follow each other."""
+    if (np.diff(game) < 0).any():
+        raise ValueError("the rows of each game must follow each other, in the order of the games")
+    wanted = np.flatnonzero(given.any((0, 2)))
+    games = np.zeros((len(wanted), *given.shape[::2]), np.int32)
+    by_feature, asked = firing.by_feature, given.any(0)
+    spread(
+        _count_games,
+        len(wanted),
+        wanted,
+        asked,
+        by_feature.start,
+        by_feature.row,
+        by_feature.level,
+        labels.start,
+        labels.column,
+        game,
+        games,
+    )
+    enough = given.copy()
+    enough[:, wanted] &= games.transpose(1, 0, 2) >= least
+    return enough
 
 
-def f1_by_threshold(
-    batches: Iterable[tuple[Float[Tensor, "_ f"], Bool[np.ndarray, "_ p"]]],
-    labels: Bool[np.ndarray, "threshold feature property"],
-    maxima: Float[Tensor, " f"],
-) -> Float[np.ndarray, " threshold"]:
-    """Pooled F1 of the predicted boards at every threshold."""
-    hits, predicted, true = np.zeros(len(THRESHOLDS), np.int64), np.zeros(len(THRESHOLDS), np.int64), 0
-    weights = labels.astype(np.float32)
-    maxima = maxima.float()
-    for features, truth in batches:
-        true += int(truth.sum())
-        for t, cut in enumerate(THRESHOLDS.to(features.device)):
-            board = _any_active((features.float() > cut * maxima) & (maxima > 0), weights[t])
-            hits[t] += int((board & truth).sum())
-            predicted[t] += int(board.sum())
-    return np.array([micro_f1(int(h), int(p), true) for h, p in zip(hits, predicted, strict=True)])
+def micro_f1(predicted_and_true: Any, predicted: Any, true: Any) -> Any:
+    """F1 from pooled counts, of numbers or arrays; 0 when nothing is predicted or true."""
+    return 2 * predicted_and_true / np.maximum(predicted + true, 1)
 
 
-def _any_active(active_NF: Bool[Tensor, "rows f"], labels_FP: np.ndarray) -> Bool[np.ndarray, "rows p"]:
-    """Whether any active feature has the label."""
-    if float(active_NF.float().mean()) > _DENSE:
-        return ((active_NF.float() @ torch.from_numpy(labels_FP).to(active_NF.device)) > 0).cpu().numpy()
-    row, feature = active_NF.nonzero(as_tuple=True)
-    matrix = csr_matrix((np.ones(len(row), np.float32), (row.cpu().numpy(), feature.cpu().numpy())), active_NF.shape)
-    return np.asarray(matrix @ labels_FP) > 0
+class Votes:
+    """What features are labelled with, and at which threshold each of them speaks, by the level that it fires at."""
+
+    def __init__(self, given: Bool[np.ndarray, "threshold feature property"]) -> None:
+        self.levels, self.features, self.properties = given.shape
+        table: Any = csr_matrix(given.reshape(-1, self.properties))
+        self.start, self.column = table.indptr.astype(np.int64), table.indices
+        self._rows_TF = np.arange(self.levels * self.features).reshape(self.levels, self.features)
+        self._labelled_TF = given.any(-1)
+
+    def at(self, threshold: int) -> Int[np.ndarray, "level feature"]:
+        """A feature that exceeds this threshold says what it is labelled with there; -1 for silence."""
+        exceeds = np.arange(self.levels)[:, None] >= threshold
+        return np.where(exceeds & self._labelled_TF[threshold], self._rows_TF[threshold], -1)
+
+    def highest(self) -> Int[np.ndarray, "level feature"]:
+        """A feature says what it is labelled with at the highest threshold that it exceeds and has a label at."""
+        return np.maximum.accumulate(np.where(self._labelled_TF, self._rows_TF, -1), axis=0)
 
 
-def held_out_reconstruction(
-    selection: Confusion,
-    selection_batches: Iterable[tuple[Float[Tensor, "_ f"], Bool[np.ndarray, "_ p"]]],
-    scoring_batches: Iterable[tuple[Float[Tensor, "_ f"], Bool[np.ndarray, "_ p"]]],
-    maxima: Float[Tensor, " f"],
-) -> Reconstruction:
-    """Labels and threshold from the selection split, the score from the scoring split."""
-    labels = precise_labels(selection)
-    best = int(f1_by_threshold(selection_batches, labels, maxima).argmax())
-    scores = f1_by_threshold(scoring_batches, labels, maxima)
-    return Reconstruction(float(scores[best]), best, scores, int(labels[best].any(-1).sum()))
+def boards(
+    firing: Firing, votes: Votes, says: Int[np.ndarray, "level feature"]
+) -> Iterator[tuple[slice, Bool[np.ndarray, "_ property"]]]:
+    """(rows, everything that some firing feature says of them), some rows at a time; `says` is of Votes."""
+    for first in range(0, firing.rows, _ROWS):
+        rows = slice(first, min(first + _ROWS, firing.rows))
+        board = np.zeros((rows.stop - first, votes.properties), bool)
+        spread(
+            _spell,
+            len(board),
+            firing.start[first : rows.stop + 1],
+            firing.feature,
+            firing.level,
+            says,
+            votes.start,
+            votes.column,
+            board,
+        )
+        yield rows, board
+
+
+@dataclass(frozen=True)
+class Tally:
+    """What was predicted, and rightly so, in each game and group of properties."""
+
+    hits: Int[np.ndarray, "game group"]
+    predicted: Int[np.ndarray, "game group"]
+
+
+def tally(
+    firing: Firing,
+    votes: Votes,
+    says: Int[np.ndarray, "level feature"],
+    truth: Bool[np.ndarray, "rows property"],
+    game: Int[np.ndarray, " rows"],
+    first_columns: Int[np.ndarray, " group"],
+) -> Tally:
+    """Compare predicted boards with the truth; group g has the columns from first_columns[g] to the next one's."""
+    hits, predicted = (np.zeros((int(game[-1]) + 1, len(first_columns)), np.int64) for _ in range(2))
+    edges = np.append(first_columns, truth.shape[1])
+    for rows, board in boards(firing, votes, says):
+        counts = np.zeros((2, len(board), len(first_columns)), np.int64)
+        spread(_sum_groups, len(board), board, truth[rows], edges, counts)
+        which, first = np.unique(game[rows], return_index=True)
+        hits[which] += np.add.reduceat(counts[0], first)
+        predicted[which] += np.add.reduceat(counts[1], first)
+    return Tally(hits, predicted)
+
+
+def by_threshold(
+    firing: Firing,
+    given: Bool[np.ndarray, "threshold feature property"],
+    truth: Bool[np.ndarray, "rows property"],
+    game: Int[np.ndarray, " rows"],
+    first_columns: Int[np.ndarray, " group"],
+) -> list[Tally]:
+    """The tally at every threshold."""
+    votes = Votes(given)
+    return [tally(firing, votes, votes.at(t), truth, game, first_columns) for t in range(len(THRESHOLDS))]
+
+
+@compiled
+def _count_games(low, high, wanted, asked_FP, start, row, level, label_start, label, game, games):
+    for w in range(low, high):
+        f = wanted[w]
+        seen = np.full(games.shape[1:], -1, np.int64)
+        for e in range(start[f], start[f + 1]):
+            n = row[e]
+            for j in range(label_start[n], label_start[n + 1]):
+                p = label[j]
+                if asked_FP[f, p]:
+                    for t in range(level[e], -1, -1):
+                        if seen[t, p] == game[n]:
+                            break  # and at all lower thresholds
+                        seen[t, p] = game[n]
+                        games[w, t, p] += 1
+
+
+@compiled
+def _spell(low, high, start, feature, level, says, vote_start, vote, board):
+    for n in range(low, high):
+        for e in range(start[n], start[n + 1]):
+            said = says[level[e], feature[e]]
+            if said >= 0:
+                for j in range(vote_start[said], vote_start[said + 1]):
+                    board[n, vote[j]] = True
+
+
+@compiled
+def _sum_groups(low, high, board, truth, edges, counts):
+    for n in range(low, high):
+        for g in range(len(edges) - 1):
+            hits, predicted = 0, 0
+            for p in range(edges[g], edges[g + 1]):
+                predicted += board[n, p]
+                hits += board[n, p] & truth[n, p]
+            counts[0, n, g], counts[1, n, g] = hits, predicted

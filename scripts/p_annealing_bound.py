@@ -118,8 +118,8 @@ def main(s: Settings) -> None:
                         "l0": float((features != 0).sum(-1).double().mean()),
                         "variance_explained": 1 - float(left / (x - x.mean(0)).double().square().sum()),
                         "alive": float((features != 0).any(0).double().mean()),
-                        "coverage": scored.coverage.score,
-                        "reconstruction": scored.reconstruction.score,
+                        "coverage": scored.coverage,
+                        "reconstruction": scored.reconstruction,
                     }
                 )
                 print({k: round(v, 4) if isinstance(v, float) else v for k, v in done["rows"][-1].items()}, flush=True)

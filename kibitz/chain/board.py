@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel
 
-from boardgames.confusion import THRESHOLDS
+from boardgames.firing import THRESHOLDS
 from boardgames.linear_probe import ProbeScore
 from boardgames.report import (
     BOARD_COLUMNS,
@@ -14,7 +14,6 @@ from boardgames.report import (
     Positions,
     activations,
     board_score,
-    floor_and_ceiling,
     probe_score,
 )
 from saes.architectures import AffineDictionary
@@ -27,18 +26,25 @@ class Boards:
     score: BoardScore
     neurons: BoardScore
     probe: ProbeScore
-    floor: float
-    ceiling: float
+
+    @property
+    def floor(self) -> float:
+        """Coverage of a feature that always fires."""
+        return self.score.board.always_on
+
+    @property
+    def ceiling(self) -> float:
+        return self.score.board.limit
 
     def summary(self) -> dict[str, object]:
         return {
-            "coverage": self.score.coverage.score,
-            "reconstruction": self.score.reconstruction.score,
+            "coverage": self.score.coverage,
+            "reconstruction": self.score.reconstruction,
             "coverage_floor": self.floor,
             "coverage_ceiling": self.ceiling,
             "neurons": {
-                "coverage": self.neurons.coverage.score,
-                "reconstruction": self.neurons.reconstruction.score,
+                "coverage": self.neurons.coverage,
+                "reconstruction": self.neurons.reconstruction,
             },
             "probe": {"coverage": self.probe.coverage, "reconstruction": self.probe.reconstruction},
         }
@@ -53,22 +59,22 @@ class Boards:
                 "l0": l0,
             }
 
-        f1 = self.score.coverage.f1
+        f1 = self.score.board.f1
         return {
             "floor": self.floor,
             "ceiling": self.ceiling,
             "rows": [
                 row(
                     f"p-annealed dictionary at {dictionary.site}",
-                    self.score.coverage.score,
-                    self.score.reconstruction.score,
+                    self.score.coverage,
+                    self.score.reconstruction,
                     dictionary.features,
                     l0,
                 ),
                 row(
                     f"MLP neurons at {neurons_site}",
-                    self.neurons.coverage.score,
-                    self.neurons.reconstruction.score,
+                    self.neurons.coverage,
+                    self.neurons.reconstruction,
                     len(self.neurons.maxima),
                     None,
                 ),
@@ -87,9 +93,7 @@ def score_boards(
     neurons = neurons_beside(model, site.name)
     at_site = tuple((activations(model, site, p), p.board) for p in (selection, scoring))
     at_neurons = tuple((activations(model, neurons.site, p), p.board) for p in (selection, scoring))
-    score = board_score(dictionary, *at_site)
-    floor, ceiling = floor_and_ceiling(score)
-    return Boards(score, board_score(neurons, *at_neurons), probe_score(*at_site), floor, ceiling)
+    return Boards(board_score(dictionary, *at_site), board_score(neurons, *at_neurons), probe_score(*at_site))
 
 
 def neurons_beside(model: PreTrainedModel, site: str) -> IdentityDictionary:
@@ -109,13 +113,13 @@ def best_features(
     shown: int = 3,
 ) -> list[dict[str, object]]:
     """The features with the highest held-out F1, each for another square, with positions that activate them most."""
-    coverage = boards.score.coverage
+    board = boards.score.board
     x = activations(model, dictionary.site, scoring)
     labels, games = scoring.board, scoring.replay
     cards, squares, features = [], set(), set()
-    for column in np.argsort(-coverage.f1):
-        feature, t = int(coverage.feature[column]), int(coverage.threshold[column])
-        if column % 64 in squares or feature in features:
+    for column in np.argsort(-board.f1):
+        feature, t = int(board.feature[column]), int(board.threshold[column])
+        if feature < 0 or column % 64 in squares or feature in features:
             continue
         squares.add(column % 64)
         features.add(feature)
@@ -136,7 +140,7 @@ def best_features(
                 "feature": feature,
                 "column": BOARD_COLUMNS[column],
                 "square": int(column % 64),
-                "f1": float(coverage.f1[column]),
+                "f1": float(board.f1[column]),
                 "precision": hits / max(int(fires.sum()), 1),
                 "recall": hits / max(int(truth.sum()), 1),
                 "density": float(fires.mean()),

@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from boardgame_sweep.plan import Game
-from boardgame_sweep.training import Reading
 from jaxtyping import Bool, Int
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from boardgame_sweep.plan import Game
+from boardgame_sweep.training import Reading
 from boardgames.chess.transcript import CONTEXT as CHESS_CONTEXT
 from boardgames.chess.transcript import encode, lengths, read_transcripts
 from boardgames.othello.rules import random_games

@@ -132,10 +132,7 @@ def _original(
     steps = config.steps
     start, warmup = round(scale.p_start_share * steps), steps // 10
     penalty = PAnneal(
-        [
-            PAnnealConfig(0.03, start=start, end=steps, warmup=warmup, bound=0.0, schedule=DL)
-            for _ in stack.members
-        ]
+        [PAnnealConfig(0.03, start=start, end=steps, warmup=warmup, bound=0.0, schedule=DL) for _ in stack.members]
     )
     targets = tuple(float(m.target_l0 or 0) for m in stack.members)
     control = TargetL0Config(targets, start=warmup, freeze=steps * 95 // 100)

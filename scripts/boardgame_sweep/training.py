@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from boardgame_sweep.plan import Scale, Stack, build
 from jaxtyping import Bool, Int
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from boardgame_sweep.plan import Scale, Stack, build
 from saes.buffer import ActivationBuffer
 from saes.checkpoint import save_dictionary
 from saes.families import site_width
@@ -117,6 +117,8 @@ def train_all(reading: Reading, scale: Scale, plan: Sequence[Stack], run: Path) 
             for member, dictionary, folder in zip(stack.members, finished[stack.name], stack.folders(), strict=True):
                 save_dictionary(dictionary, run / "dictionaries" / folder)
                 settings = {"type": stack.type, "expansion": stack.expansion, **member.settings()}
-                records.append({"folder": folder, "learning_rate": rates[stack.name], "tokens": scale.tokens} | settings)
+                records.append(
+                    {"folder": folder, "learning_rate": rates[stack.name], "tokens": scale.tokens} | settings
+                )
         write_json(run / TRAINED, {"scale": asdict(scale), "torch": torch.__version__, "dictionaries": records})
     return read_json(run / TRAINED)["dictionaries"]

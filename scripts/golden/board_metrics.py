@@ -1,8 +1,6 @@
 """Coverage and board reconstruction of the original implementation, on given activations and labels.
 
-Counts must be equal, scores within 1e-6 and L0 within 1e-5. Two of the original's habits are repeated here because its
-numbers contain them: a label is given where TP * (1 / fires) >= 0.95 in float32, which refuses some pairs of exactly
-0.95, and the last threshold is replaced by a vote of each feature at its highest labelled threshold.
+Counts must be equal, scores within 1e-6 and L0 within 1e-5. What the original gets wrong is in boardgames.paper.
 """
 
 from collections.abc import Iterator, Mapping
@@ -13,10 +11,10 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
-from boardgames.confusion import THRESHOLDS, Confusion, count_confusion
-from boardgames.reconstruction import MINIMUM_TRUE_POSITIVES, micro_f1
+from boardgames.confusion import Confusion, count
+from boardgames.firing import THRESHOLDS, SparseActivations, SparseLabels
+from boardgames.paper import PaperReconstruction, coverage, precise_in_float32, reconstruction
 from golden.arrays import read_arrays, read_object
 from saes.files import FileError
 
@@ -81,12 +79,11 @@ def _check_game(
     maxima = maxima[alive]
     acts, held_out = torch.from_numpy(train[:, alive]), torch.from_numpy(test[:, alive])
     yield _far(f"{game}: thresholds", THRESHOLDS[:, None] * maxima, arrays["thresholds_TF"])
-    active = torch.stack([held_out > t * maxima for t in THRESHOLDS])
-    yield _far(f"{game}: features active per position", active.double().sum(-1).mean(-1),
-               numbers["active_per_token_test"], L0)  # fmt: skip
+    active = [(held_out > t * maxima).double().sum(-1).mean(-1) for t in THRESHOLDS]
+    yield _far(f"{game}: features active per position", active, numbers["active_per_token_test"], L0)
+    chosen_from, scored_on = (SparseActivations.of([x]).firing(maxima) for x in (acts, held_out))
     for function, theirs in numbers["functions"].items():
-        truth = labels[f"{game}__train__{function}"].astype(bool)
-        counts = count_confusion([(acts, truth)], maxima)
+        counts = count(chosen_from, SparseLabels.of(labels[f"{game}__train__{function}"].astype(bool)))
         name = f"{game}: {function.removeprefix('board_to_').removeprefix('games_batch_to_')}:"
         yield _far(f"{game}: firing counts", counts.fires, arrays["on_count_TF"])
         yield _far(f"{name} true positives", counts.true_positives, arrays[f"{function}__tp"])
@@ -96,72 +93,32 @@ def _check_game(
         expected = np.zeros_like(given)
         expected[tuple(arrays[f"{function}__feature_labels_tfp"].T.astype(int))] = True
         yield _far(f"{name} labels", given, expected)
-        yield from _reconstruction(name, given, active, labels[f"{game}__test__{function}"].astype(bool), theirs)
+        truth = labels[f"{game}__test__{function}"].astype(bool)
+        square = np.arange(truth.shape[1]) // theirs["config"]["classes"]
+        yield from _reconstruction(name, reconstruction(given, scored_on, truth, square), theirs)
 
 
 def _coverage(
     name: str, counts: Confusion, theirs: Mapping[str, Any], best_f1: NDArray[np.float32]
 ) -> Iterator[Difference]:
-    best_TP, coverage = counts.f1().max(1), theirs["coverage"]
-    per_threshold = best_TP.sum(1) / coverage["denominator"]
-    yield _far(f"{name} best F1", best_TP, best_f1, SCORE)
-    yield _far(f"{name} coverage by threshold", per_threshold, coverage["per_threshold"], SCORE)
-    yield _far(f"{name} coverage", per_threshold.max(), coverage["best"], SCORE)
+    expected = theirs["coverage"]
+    found = coverage(counts, expected["denominator"])
+    yield _far(f"{name} best F1", counts.best()[0], best_f1, SCORE)
+    yield _far(f"{name} coverage by threshold", found.per_threshold, expected["per_threshold"], SCORE)
+    yield _far(f"{name} coverage", found.best, expected["best"], SCORE)
     if other := theirs.get("coverage_other_denominator"):
-        shown = best_TP.sum(1).max() / other["denominator"]
+        shown = coverage(counts, other["denominator"]).best
         yield _far(f"{name} coverage / {other['denominator']}", shown, other["best"], SCORE)
-    best_any = best_TP.max(0).sum() / coverage["denominator"]
-    yield _far(f"{name} coverage, any threshold", best_any, coverage["per_property_any_threshold_mean"], SCORE)
+    any_threshold = expected["per_property_any_threshold_mean"]
+    yield _far(f"{name} coverage, any threshold", found.any_threshold, any_threshold, SCORE)
 
 
-def precise_in_float32(counts: Confusion) -> NDArray[np.bool_]:
-    """The original's labels [threshold, feature, property]: TP times the float32 inverse of the firing count."""
-    tp = counts.true_positives.astype(np.float32)
-    inverse = np.float32(1) / np.maximum(counts.fires, 1).astype(np.float32)
-    return (tp * inverse[..., None] >= np.float32(0.95)) & (counts.true_positives >= MINIMUM_TRUE_POSITIVES)
-
-
-def _reconstruction(
-    name: str, given: NDArray[np.bool_], active: Tensor, truth: NDArray[np.bool_], theirs: Mapping[str, Any]
-) -> Iterator[Difference]:
-    boards = [_any(active[t].numpy(), given[t]) for t in range(len(given))]
-    boards[-1] = highest_labelled(given, active)
-    reference = theirs["reconstruction"]
-    hits = np.array([(board & truth).sum() for board in boards])
-    false = np.array([(board & ~truth).sum() for board in boards])
-    yield _far(f"{name} squares found", hits, reference["num_true_positive_squares"])
-    yield _far(f"{name} squares wrongly found", false, reference["num_false_positive_squares"])
-    f1 = [micro_f1(int(h), int(h + f), int(truth.sum())) for h, f in zip(hits, false, strict=True)]
-    yield _far(f"{name} reconstruction by threshold", f1, reference["f1_score_per_class"], SCORE)
-    classes = theirs["config"]["classes"]
-    squares = [f1_by_square(board, truth, classes) for board in boards]
-    yield _far(f"{name} reconstruction by square", squares, reference["f1_score_per_square"], SCORE)
-    reported = theirs["reconstruction_reported"]
-    yield _far(f"{name} threshold reported", np.argmax(squares[:-1]), reported["best_idx"])
-    yield _far(f"{name} reconstruction", f1[reported["best_idx"]], reported["best_f1_score_per_class"], SCORE)
-    yield _far(f"{name} reconstruction, last", f1[-1], reported["last_f1_score_per_class"], SCORE)
-
-
-def f1_by_square(board: NDArray[np.bool_], truth: NDArray[np.bool_], classes: int) -> float:
-    """The original's second F1: a square found right is not counted where exactly one wrong class was found with it.
-
-    What is not counted is not counted as missed either.
-    """
-    hits, false = ((board & which).reshape(-1, classes).sum(1) for which in (truth, ~truth))
-    found, missed = int(hits[false != 1].sum()), int((truth & ~board).sum())
-    return micro_f1(found, found + int(false.sum()), found + missed)
-
-
-def _any(active: NDArray[np.bool_], labels: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    return active.astype(np.float32) @ labels.astype(np.float32) > 0
-
-
-def highest_labelled(given: NDArray[np.bool_], active: Tensor) -> NDArray[np.bool_]:
-    """Each active feature votes with its highest exceeded threshold at which it has a label of this property group."""
-    board = np.zeros((active.shape[1], given.shape[-1]), bool)
-    voted = np.zeros(active.shape[1:], bool)
-    for t in reversed(range(len(given))):
-        votes = active[t].numpy() & given[t].any(-1) & ~voted
-        board |= _any(votes, given[t])
-        voted |= votes
-    return board
+def _reconstruction(name: str, found: PaperReconstruction, theirs: Mapping[str, Any]) -> Iterator[Difference]:
+    reference, reported = theirs["reconstruction"], theirs["reconstruction_reported"]
+    yield _far(f"{name} squares found", found.hits, reference["num_true_positive_squares"])
+    yield _far(f"{name} squares wrongly found", found.wrong, reference["num_false_positive_squares"])
+    yield _far(f"{name} reconstruction by threshold", found.by_class, reference["f1_score_per_class"], SCORE)
+    yield _far(f"{name} reconstruction by square", found.by_square, reference["f1_score_per_square"], SCORE)
+    yield _far(f"{name} threshold reported", found.reported, reported["best_idx"])
+    yield _far(f"{name} reconstruction", found.score, reported["best_f1_score_per_class"], SCORE)
+    yield _far(f"{name} reconstruction, last", found.last, reported["last_f1_score_per_class"], SCORE)

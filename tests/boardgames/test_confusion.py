@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from boardgames import confusion
-from boardgames.confusion import THRESHOLDS, count_confusion
+from boardgames.confusion import count, count_by_products, count_confusion
+from boardgames.firing import THRESHOLDS, SparseActivations, SparseLabels
 
 ROWS, FEATURES, PROPERTIES = 120, 9, 5
 
@@ -45,14 +45,12 @@ def by_loop(f, labels, maxima):
     return tp, fires
 
 
-@pytest.mark.parametrize("dense_share", [-1.0, 2.0, None], ids=["by products", "by bins", "as it chooses"])
+@pytest.mark.parametrize("counting", [count_by_products, count_confusion])
 @pytest.mark.parametrize("batch", [ROWS, 17])
-def test_counts_equal_a_dense_loop(monkeypatch, dense_share, batch):
-    if dense_share is not None:
-        monkeypatch.setattr(confusion, "_DENSE", dense_share)
+def test_counts_equal_a_dense_loop(counting, batch):
     f, labels, maxima = case()
     pieces = [(f[i : i + batch], labels[i : i + batch]) for i in range(0, ROWS, batch)]
-    counts = count_confusion(iter(pieces), maxima)
+    counts = counting(iter(pieces), maxima)
     tp, fires = by_loop(f, labels, maxima)
     assert np.array_equal(counts.true_positives, tp)
     assert np.array_equal(counts.fires, fires)
@@ -60,17 +58,24 @@ def test_counts_equal_a_dense_loop(monkeypatch, dense_share, batch):
     assert not fires[:, [4, 5, 7]].any() and fires[10, 3] > 0 and fires[0, 6] < fires[0, 1]
 
 
-def test_bins_and_products_are_identical_on_many_rows(monkeypatch):
+def test_levels_and_products_are_identical_on_many_rows():
     generator = torch.Generator().manual_seed(1)
     f = torch.randn(3000, 40, generator=generator).relu() * (torch.rand(3000, 40, generator=generator) < 0.1)
     labels = torch.rand(3000, 70, generator=generator).numpy() < 0.2
-    found = []
-    for share in (-1.0, 2.0):
-        monkeypatch.setattr(confusion, "_DENSE", share)
-        found.append(count_confusion([(f, labels)], f.amax(0)))
+    found = [counting([(f, labels)], f.amax(0)) for counting in (count_by_products, count_confusion)]
     assert np.array_equal(found[0].true_positives, found[1].true_positives)
     assert np.array_equal(found[0].fires, found[1].fires)
     assert found[0].fires[0].min() > 50 and not found[0].fires[10].any(), "strictly above t = 1 there is nothing"
+
+
+def test_the_best_feature_is_the_first_of_those_with_the_highest_f1():
+    f, labels, maxima = case()
+    f[:, 8] = f[:, 0]  # a tie with an earlier feature
+    maxima[8] = maxima[0]
+    counts = count_confusion([(f, labels)], maxima)
+    best, which = counts.best()
+    assert np.array_equal(best, counts.f1().max(1)) and np.array_equal(which, counts.f1().argmax(1))
+    assert not (which == 8).any()
 
 
 def test_f1_is_the_harmonic_mean_of_precision_and_recall():
@@ -98,3 +103,9 @@ def test_thresholds_are_the_float32_products_of_the_reference():
 def test_nothing_to_count_is_an_error():
     with pytest.raises(ValueError, match="no positions"):
         count_confusion([], torch.ones(3))
+
+
+def test_other_rows_than_those_of_the_labels_are_an_error():
+    sparse = SparseActivations.of([torch.ones(4, 3)])
+    with pytest.raises(ValueError, match="4 rows of features and 5 rows of labels"):
+        count(sparse.firing(torch.ones(3)), SparseLabels.of(np.ones((5, 2), bool)))

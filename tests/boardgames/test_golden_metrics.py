@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 import torch
 
-from boardgames.confusion import THRESHOLDS, count_confusion
+from boardgames.confusion import count_confusion
 from boardgames.coverage import in_sample_coverage
-from boardgames.reconstruction import f1_by_threshold, precise_labels
+from boardgames.firing import THRESHOLDS, SparseActivations
+from boardgames.reconstruction import by_threshold, micro_f1, precise_labels
 
 NAME = "games_batch_to_state_stack_mine_yours_blank_mask_BLRRC"
 
@@ -97,15 +98,24 @@ def test_our_labels_are_the_originals_and_the_ten_that_float32_refuses(golden):
     assert len(extra) == 10
 
 
+def scores_of(golden, given) -> np.ndarray:
+    """Pooled F1 at every threshold on the test split."""
+    firing = SparseActivations.of([golden.test]).firing(golden.maxima)
+    game = np.arange(len(golden.test)) // 59
+    tallies = by_threshold(firing, given, golden.test_labels, game, np.array([0]))
+    true = golden.test_labels.sum()
+    return np.array([micro_f1(t.hits.sum(), t.predicted.sum(), true) for t in tallies])
+
+
 def test_reconstruction_from_the_originals_labels(golden):
-    scores = f1_by_threshold([(golden.test, golden.test_labels)], golden.original_labels(), golden.maxima)
+    scores = scores_of(golden, golden.original_labels())
     # slot 10 of the original holds another variant
     np.testing.assert_allclose(scores[:10], golden.numbers["reconstruction"]["f1_score_per_class"][:10], atol=1e-6)
 
 
 def test_the_exact_rule_moves_reconstruction_by_what_its_ten_labels_add(golden):
     """The added label is one column of one feature: it can only turn predictions in that column."""
-    ours = f1_by_threshold([(golden.test, golden.test_labels)], precise_labels(golden.counts), golden.maxima)
+    ours = scores_of(golden, precise_labels(golden.counts))
     theirs = golden.numbers["reconstruction"]
     true = int(golden.test_labels.sum())
     assert true == theirs["num_squares"]

@@ -1,0 +1,279 @@
+"""How well a set of features knows the board: coverage and reconstruction of every group of properties.
+
+Features, thresholds and labels are chosen on one split of games and scored on another, with intervals over games and
+the floors beside each number: what a feature that always fires reaches, and what the best of so many features reaches
+on labels that are permuted. Anything that fires on positions can be scored: a dictionary, neurons, a basis.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from boardgames.bootstrap import Interval, coverage_interval, mean, pooled_interval, resamples
+from boardgames.confusion import count
+from boardgames.coverage import Chosen, GameCounts, always_on_f1, choose, count_games, positives_by_game
+from boardgames.firing import THRESHOLDS, SparseActivations, SparseLabels
+from boardgames.game import Labels
+from boardgames.reconstruction import (
+    MINIMUM_GAMES,
+    MINIMUM_TRUE_POSITIVES,
+    by_threshold,
+    from_enough_games,
+    micro_f1,
+    precise_labels,
+)
+
+RESAMPLES = 1000
+
+
+class ScoringError(ValueError):
+    """Labels or features that cannot be scored."""
+
+
+class Truth:
+    """The labels of one split, and what every set of features needs of them."""
+
+    def __init__(self, labels: Labels, groups: Mapping[str, int], seed: int = 0) -> None:
+        """`groups`: names of groups of properties and their numbers of columns, in the order of the columns."""
+        if sum(groups.values()) != len(labels.columns):
+            raise ScoringError(f"{len(labels.columns)} columns of labels, and groups of {sum(groups.values())}")
+        if not len(labels.matrix):
+            raise ScoringError("no positions to score: give more games")
+        self.labels, self.groups, self._seed = labels, dict(groups), seed
+        self.game = np.unique(labels.game, return_inverse=True)[1]  # numbered from 0, none without a position
+        if (np.diff(labels.game) < 0).any():
+            raise ScoringError("the rows of each game must follow each other, in the order of the games")
+        widths = np.array(list(groups.values()))
+        self.first_columns: Int[np.ndarray, " group"] = widths.cumsum() - widths
+
+    @cached_property
+    def sparse(self) -> SparseLabels:
+        return SparseLabels.of(self.labels.matrix)
+
+    @cached_property
+    def permuted(self) -> "Truth":
+        """The same labels on positions drawn without replacement: they have nothing to do with the board."""
+        order = np.random.default_rng([self._seed, len(self.labels.matrix)]).permutation(len(self.labels.matrix))
+        shuffled = Labels(
+            self.labels.columns, self.labels.squares, self.labels.matrix[order], self.labels.game, self.labels.ply
+        )
+        return Truth(shuffled, self.groups)
+
+    @cached_property
+    def positives(self) -> Int[np.ndarray, "game property"]:
+        return positives_by_game(self.labels.matrix, self.game)
+
+    @property
+    def games(self) -> int:
+        return int(self.game[-1]) + 1
+
+    def columns(self, group: str) -> slice:
+        """The columns of one group."""
+        first = int(self.first_columns[list(self.groups).index(group)])
+        return slice(first, first + self.groups[group])
+
+
+@dataclass(frozen=True)
+class GroupScore:
+    """One group of properties; P columns, of which those count that occur on the scoring split."""
+
+    name: str
+    columns: tuple[str, ...]
+    occurs: Bool[np.ndarray, " property"]
+    f1: Float[np.ndarray, " property"]
+    """of the chosen detector on the scoring split; 0 for a property that never occurs"""
+    feature: Int[np.ndarray, " property"]
+    """-1 where no feature has a true positive on the selection split"""
+    threshold: Int[np.ndarray, " property"]
+    """index into THRESHOLDS"""
+    coverage: Interval
+    always_on: float
+    """coverage of a feature that always fires"""
+    permuted: float
+    """coverage that the same features reach on permuted labels, chosen and scored in the same way"""
+    reconstruction: Interval
+    reconstruction_threshold: int
+    reconstruction_floor: float
+    """of a feature that always fires"""
+    labelled_features: int
+    """features with a label at that threshold"""
+
+    @property
+    def limit(self) -> float:
+        """The share of properties that occur on the scoring split: the most that the paper's coverage could be."""
+        return float(self.occurs.mean())
+
+    @property
+    def floor(self) -> float:
+        return max(self.always_on, self.permuted)
+
+    @property
+    def normalised_coverage(self) -> float:
+        """0 at the floor, 1 for perfect detectors."""
+        return (self.coverage.score - self.floor) / (1 - self.floor) if self.floor < 1 else 0.0
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "properties": len(self.columns),
+            "occurring": int(self.occurs.sum()),
+            "occurrence_limit": self.limit,
+            "coverage": self.coverage.to_json(),
+            "coverage_normalised": self.normalised_coverage,
+            "floors": {"always_on": self.always_on, "permuted": self.permuted},
+            "reconstruction": self.reconstruction.to_json(),
+            "reconstruction_threshold": round(float(THRESHOLDS[self.reconstruction_threshold]), 1),
+            "reconstruction_floor": self.reconstruction_floor,
+            "labelled_features": self.labelled_features,
+        }
+
+    def best(self) -> list[dict[str, Any]]:
+        """Every property that occurs, with its detector."""
+        return [
+            {
+                "property": self.columns[p],
+                "feature": int(self.feature[p]),
+                "threshold": round(float(THRESHOLDS[self.threshold[p]]), 1),
+                "f1": float(self.f1[p]),
+            }
+            for p in np.flatnonzero(self.occurs)
+        ]
+
+
+class Referee:
+    """Two splits of labelled positions on which any number of feature sets are scored alike."""
+
+    def __init__(
+        self,
+        selection: Truth,
+        scoring: Truth,
+        *,
+        resampled: int = RESAMPLES,
+        least_games: int = MINIMUM_GAMES,
+        seed: int = 0,
+    ) -> None:
+        """`resampled`: resamples of the scoring games. `least_games`: that a label's true positives come from."""
+        if selection.labels.columns != scoring.labels.columns:
+            raise ScoringError("the two splits have different properties")
+        self.selection, self.scoring, self.least_games = selection, scoring, least_games
+        self.weights = resamples(scoring.games, resampled, seed)
+
+    def score(self, selection: SparseActivations, scoring: SparseActivations) -> dict[str, GroupScore]:
+        """Choose on the first, score on the second; rows as those of the labels. By the names of the groups."""
+        maxima = selection.maxima()
+        chosen_from, scored_on = selection.firing(maxima), scoring.firing(maxima)
+        for firing, truth in ((chosen_from, self.selection), (scored_on, self.scoring)):
+            if firing.rows != len(truth.game):
+                raise ScoringError(f"{firing.rows} rows of features for {len(truth.game)} labelled positions")
+        counts = count(chosen_from, self.selection.sparse)
+        detectors = choose(counts)
+        by_game = count_games(detectors, scored_on, self.scoring.labels.matrix, self.scoring.game)
+        given = from_enough_games(
+            precise_labels(counts), chosen_from, self.selection.sparse, self.selection.game, self.least_games
+        )
+        del counts
+        first = self.selection.first_columns
+        tried = by_threshold(chosen_from, given, self.selection.labels.matrix, self.selection.game, first)
+        spelt = by_threshold(scored_on, given, self.scoring.labels.matrix, self.scoring.game, first)
+        true = self._true(self.selection).sum(0)
+        best = np.array([micro_f1(t.hits.sum(0), t.predicted.sum(0), true) for t in tried]).argmax(0)
+        noise = self._by_chance(chosen_from, scored_on)
+        return {
+            name: self._group(
+                name,
+                detectors,
+                by_game,
+                float(noise[self.scoring.columns(name)][self._occurs(name)].mean()) if self._occurs(name).any() else 0,
+                (spelt[best[g]].hits[:, g], spelt[best[g]].predicted[:, g]),
+                int(best[g]),
+                int(given[best[g], :, self.scoring.columns(name)].any(-1).sum()),
+            )
+            for g, name in enumerate(self.scoring.groups)
+        }
+
+    def score_predictions(self, predicted: Bool[np.ndarray, "rows property"]) -> dict[str, GroupScore]:
+        """The same numbers for a detector of each property, such as a probe: rows are those of the scoring split."""
+        truth = self.scoring.labels.matrix
+        fires = positives_by_game(predicted, self.scoring.game)
+        hits = positives_by_game(predicted & truth, self.scoring.game)
+        rows = np.bincount(self.scoring.game)
+        by_game = GameCounts(hits, fires, self.scoring.positives, rows)
+        nobody = np.full(predicted.shape[1], -1)
+        detectors = Chosen(np.zeros(predicted.shape[1]), nobody, np.zeros(predicted.shape[1], np.int64))
+        return {
+            name: self._group(
+                name,
+                detectors,
+                by_game,
+                0.0,
+                (hits[:, (c := self.scoring.columns(name))].sum(1), fires[:, c].sum(1)),
+                0,
+                0,
+            )
+            for name in self.scoring.groups
+        }
+
+    def _occurs(self, name: str) -> Bool[np.ndarray, " property"]:
+        return self.scoring.positives[:, self.scoring.columns(name)].any(0)
+
+    def _true(self, truth: Truth) -> Int[np.ndarray, "game group"]:
+        return np.add.reduceat(truth.positives, truth.first_columns, axis=1)
+
+    def _by_chance(self, chosen_from: Any, scored_on: Any) -> Float[np.ndarray, " property"]:
+        """F1 on permuted labels of the detectors that are best on permuted labels."""
+        detectors = choose(count(chosen_from, self.selection.permuted.sparse))
+        noise = self.scoring.permuted
+        return count_games(detectors, scored_on, noise.labels.matrix, noise.game).f1()
+
+    def _group(
+        self,
+        name: str,
+        detectors: Chosen,
+        by_game: GameCounts,
+        permuted: float,
+        spelt: tuple[Int[np.ndarray, " game"], Int[np.ndarray, " game"]],
+        threshold: int,
+        labelled: int,
+    ) -> GroupScore:
+        here, occurs = self.scoring.columns(name), self._occurs(name)
+        counts = GameCounts(by_game.hits[:, here], by_game.fires[:, here], by_game.positives[:, here], by_game.rows)
+        rows, positives = int(by_game.rows.sum()), counts.positives.sum(0)
+        always = always_on_f1(positives, rows)
+        true = counts.positives.sum(1)
+        return GroupScore(
+            name,
+            self.scoring.labels.columns[here],
+            occurs,
+            counts.f1(),
+            detectors.feature[here],
+            detectors.threshold[here],
+            coverage_interval(counts, self.weights),
+            float(always[occurs].mean()) if occurs.any() else 0.0,
+            permuted,
+            pooled_interval(*spelt, true, self.weights),
+            threshold,
+            self._always_on_reconstruction(here, positives, rows),
+            labelled,
+        )
+
+    def _always_on_reconstruction(self, here: slice, positives: Int[np.ndarray, " property"], rows: int) -> float:
+        """A feature that always fires is labelled by the same rule as others."""
+        known = self.selection.positives[:, here]
+        common = (20 * known.sum(0) >= 19 * len(self.selection.game)) & (known.sum(0) >= MINIMUM_TRUE_POSITIVES)
+        common &= (known > 0).sum(0) >= self.least_games
+        return float(micro_f1(positives[common].sum(), rows * int(common.sum()), positives.sum()))
+
+
+def strategy_mean(scores: Mapping[str, GroupScore], names: Sequence[str]) -> dict[str, Any]:
+    """The plain mean over several groups, each of weight 1 whatever its size (the paper's strategy scores)."""
+    chosen = [scores[name] for name in names]
+    return {
+        "coverage": mean([s.coverage for s in chosen]),
+        "reconstruction": mean([s.reconstruction for s in chosen]),
+        "always_on": float(np.mean([s.always_on for s in chosen])),
+        "permuted": float(np.mean([s.permuted for s in chosen])),
+        "reconstruction_floor": float(np.mean([s.reconstruction_floor for s in chosen])),
+    }
