@@ -1,0 +1,169 @@
+"""`kibitz board`: how well dictionaries know the board, on true positions of chess or Othello, from one pass of a model.
+
+docs/metrics.md defines the numbers. Floors, ceilings and what needs no dictionary (frozen random features, principal
+components, neurons, a linear probe) stand beside them.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import tyro
+from tqdm import tqdm
+from transformers import PreTrainedModel
+
+from boardgames.labelled import At, Game, LabelledGames, LabelSet
+from boardgames.lm import SHIPPED, game_of
+from boardgames.scoreboard import Scoreboard
+from kibitz.board_games import BoardGames, open_games
+from kibitz.board_results import BoardResults, Faithfulness, Row
+from kibitz.chain.board import neurons_beside
+from kibitz.evaluate import find_dictionaries, place_at
+from kibitz.runs import check_replaceable, run_folder
+from saes.architectures import AffineDictionary
+from saes.evaluation import evaluate_all
+from saes.models import load_model
+from saes.samples import TokenBatch, in_batches
+from saes.sites import Site
+
+
+@dataclass(frozen=True)
+class BoardConfig:
+    """Score dictionaries against true boards: coverage and reconstruction of every group of properties."""
+
+    dictionaries: tyro.conf.Positional[tuple[str, ...]]
+    """folders of dictionaries, with others below them; folders of other tools; addresses on the hub"""
+    game: Game = "othello"
+    """which of the models that ship; another --model says by its vocabulary what it plays"""
+    model: str | None = None
+    """a folder, or a name on the hub"""
+    games: tuple[Path, ...] = ()
+    """files of games (see `kibitz games`); by default random games of Othello"""
+    parts: bool = True
+    """of files: choose features on games whose hash puts them in the selection part and score on the scoring part, as
+    they were kept from models and dictionaries; --no-parts halves the files, for games that nothing was trained on"""
+    split: int = 1000
+    """games to choose on, and as many to score on"""
+    at: At = "dots"
+    """positions of chess: the first 20 dots of each game, the space behind every move, or every character"""
+    labels: LabelSet | None = None
+    """corrected (the default), by_next (Othello: mine is the opponent of the side that moves next), or paper"""
+    properties: tuple[str, ...] = ()
+    """more properties to score, each as a group of its own"""
+    mode: Literal["held-out", "paper"] = "held-out"
+    """paper: chosen and scored as the original code does it, with its labels, to compare with published numbers"""
+    baselines: bool = True
+    """score what needs no dictionary too"""
+    faithful: bool = True
+    """measure L0, variance explained and loss recovered on the same games"""
+    resampled: int = 1000
+    """resamples of the games that intervals are taken from"""
+    batch_rows: int = 64
+    """games per forward pass"""
+    device: str = "auto"
+    seed: int = 0
+    """of random games, permutations and resamples"""
+    out: Path = Path("runs/board")
+    """folder for board.json, table.md and figures; an earlier run there is replaced"""
+    figures: bool = True
+    json: bool = False
+    """print JSON in place of a table"""
+
+    def __post_init__(self) -> None:
+        if not self.dictionaries:
+            raise ValueError("no dictionary is given: name one or more folders")
+        for name, least in (("split", 20), ("resampled", 0), ("batch_rows", 1), ("seed", 0)):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} is {getattr(self, name)}: choose {least} or more")
+
+    @property
+    def label_set(self) -> LabelSet:
+        return self.labels or ("paper" if self.mode == "paper" else "corrected")
+
+
+def run_board(config: BoardConfig) -> str:
+    """The table or JSON to print; the folder appears, or is replaced, only when all is done."""
+    check_replaceable(config.out)
+    places = find_dictionaries(config.dictionaries)
+    model = load_model(config.model or str(SHIPPED[config.game]), device=config.device)
+    game = game_of(model.config.vocab_size)
+    dictionaries = {name: place.read(device=model.device) for name, place in places.items()}
+    for dictionary in dictionaries.values():
+        place_at(model, dictionary, None)
+        dictionary.site  # noqa: B018  # SiteError unless it reads and writes one site
+    with run_folder(config.out, config, config.seed, {name: place.weights for name, place in places.items()}) as run:
+        results = _score(config, model, dictionaries, open_games(config, game))
+        results.write(run, figures=config.figures)
+    return results.shown(config.json) + ("" if config.json else f"\nResults and figures: {config.out}")
+
+
+def _score(
+    config: BoardConfig, model: PreTrainedModel, dictionaries: Mapping[str, AffineDictionary], games: BoardGames
+) -> BoardResults:
+    sites = list(dict.fromkeys(d.site for d in dictionaries.values()))
+    neurons = {site: neurons_beside(model, site.name).site for site in sites}
+    print(games.said, flush=True)
+    board = Scoreboard(
+        model,
+        [*sites, *neurons.values()],
+        games.selection,
+        games.scoring,
+        resampled=config.resampled,
+        seed=config.seed,
+        batch_rows=config.batch_rows,
+    )
+    faithful = _faithfulness(config, model, dictionaries, games) if config.faithful else {}
+    rows = []
+    with tqdm(total=len(dictionaries) + 4 * len(sites) * config.baselines, desc="board", unit="set") as bar:
+        for name, dictionary in dictionaries.items():
+            rows.append(_row(config, board, name, dictionary, faithful.get(name)))
+            bar.update()
+        for site in sites if config.baselines and config.mode == "held-out" else ():
+            rows += _beside(board, site, neurons[site], [d for d in dictionaries.values() if d.site == site])
+            bar.update(4)
+    return BoardResults(games, config.mode, config.label_set, tuple(rows))
+
+
+def _row(
+    config: BoardConfig, board: Scoreboard, name: str, dictionary: AffineDictionary, faithful: Faithfulness | None
+) -> Row:
+    about: dict[str, Any] = {"site": dictionary.site.name, "features": dictionary.features, "faithful": faithful}
+    if config.mode == "paper":
+        return Row(name, **about, paper=board.paper(dictionary))
+    scores = board.score(dictionary)
+    return Row(name, **about, scores=scores, shown_features=board.best_features(dictionary, scores))
+
+
+def _beside(board: Scoreboard, site: Site, neurons: Site, dictionaries: Sequence[AffineDictionary]) -> list[Row]:
+    """What needs no dictionary, with as many features as the widest dictionary there and the L0 of the middle one."""
+    features = max(d.features for d in dictionaries)
+    l0s = sorted(board.l0(d) for d in dictionaries)
+    found = board.baselines(site, neurons, features, l0s[len(l0s) // 2])
+    rows = [Row(f"{name} at {site.name}", site.name, features, scores=scores) for name, scores in found.items()]
+    return [*rows, Row(f"linear probe at {site.name}", site.name, 0, scores=board.probe(site))]
+
+
+def _faithfulness(
+    config: BoardConfig, model: PreTrainedModel, dictionaries: Mapping[str, AffineDictionary], games: BoardGames
+) -> dict[str, Faithfulness]:
+    """On all tokens of both splits, up to as many as give 100,000."""
+    batches = enough([games.selection, games.scoring], config.batch_rows)
+    total = 2 * sum(int(batch.keep.sum()) for batch in batches)
+    with tqdm(total=total, desc="loss", unit="token", unit_scale=True) as bar:
+        found = evaluate_all(model, list(dictionaries.values()), batches, progress=bar.update)
+    return {
+        name: Faithfulness(e.quality.tokens, e.quality.l0, e.quality.variance_explained, e.quality.loss_recovered)
+        for name, e in zip(dictionaries, found, strict=True)
+    }
+
+
+def enough(splits: Sequence[LabelledGames], batch_rows: int, tokens: int = 100_000) -> list[TokenBatch]:
+    """Batches of whole games, until so many tokens are in them."""
+    batches: list[TokenBatch] = []
+    for games in splits:
+        for batch in in_batches(games.tokens, games.played, batch_rows):
+            if sum(int(b.keep.sum()) for b in batches) >= tokens:
+                return batches
+            batches.append(batch)
+    return batches
