@@ -25,6 +25,7 @@ from boardgames.skipped import Skipped
 Illegal = Literal["mask", "cut", "drop"]
 """What becomes of an illegal move: it is never drawn, or the game ends before it, or the game is left out."""
 BATCH = 256
+_BARREN = 1000  # games in a row of which none could be kept: the model does not know the game
 
 
 class PlayError(ValueError):
@@ -46,7 +47,7 @@ def othello_model_games(
     """
     _check(model, VOCABULARY, temperature, illegal)
     skipped = skipped or Skipped()
-    first = 0
+    first = barren = 0
     while True:
         draws = _draws(seed, first, batch, MAX_PLIES)
         table, moves = Table(batch), np.full((batch, MAX_PLIES), NO_MOVE, np.uint8)
@@ -76,6 +77,9 @@ def othello_model_games(
             done = int((moves[game] != NO_MOVE).sum())
             skipped.unwanted(_what(illegal), f"game {numbers[game]}, ply {done}")
         kept = ~wrong if illegal == "drop" else np.ones(batch, bool)
+        barren = 0 if kept.any() else barren + batch
+        if barren >= _BARREN:
+            raise _unable(barren)
         games = OthelloGames.of_moves(moves)[kept]
         yield OthelloGames(games.moves, games.black_discs, numbers[kept])
         first += batch
@@ -90,31 +94,31 @@ def chess_model_games(
     batch: int = BATCH,
     context: int = CHESS_CONTEXT,
 ) -> Iterator[ChessGame]:
-    """Games without end, drawn character by character up to `context`; a half move at the end goes.
+    """Games without end, drawn character by character up to `context`.
 
-    A model need not know where a game ends: what follows a mate or a stalemate is cut off and not counted. Games
-    without a legal move are left out.
+    A model need not know where a game ends: what follows a mate or a stalemate is cut off and not counted, and so is
+    what follows another START. A half move at the end goes; games without a legal move are left out.
     """
-    from boardgames.chess.legal import finished_part, legal_part
+    from boardgames.chess.legal import is_over, legal_part
 
     if illegal == "mask":
         raise PlayError("illegal moves of chess cannot be masked, since moves are written in characters: cut or drop")
     _check(model, len(CHARACTERS), temperature, illegal)
     context = min(context, getattr(model.config, "max_position_embeddings", context) + 1)
     skipped = skipped or Skipped()
-    first = 0
+    first = barren = 0
     while True:
         for number, text in enumerate(_characters(model, seed, first, batch, temperature, context), first):
-            transcript, error = legal_part(text.rpartition(" ")[0], number)
-            transcript = finished_part(transcript)
-            if error is not None and not _over(transcript):
+            whole = text.partition(START)[0] if START in text else text.rpartition(" ")[0]
+            transcript, error = legal_part(whole.rstrip(), number)
+            fault = error is not None and not is_over(transcript)
+            if fault:
                 skipped.unwanted(_what(illegal), str(error))
-                if illegal == "drop":
-                    continue
-            if transcript:
+            if transcript and not (fault and illegal == "drop"):
+                barren = 0
                 yield ChessGame(transcript, number=number)
-            else:
-                skipped.unwanted("without a legal move", f"game {number}")
+            elif (barren := barren + 1) >= _BARREN:
+                raise _unable(barren)
         first += batch
 
 
@@ -158,13 +162,8 @@ def _draws(seed: int, first: int, games: int, steps: int) -> Float[np.ndarray, "
     return np.stack([np.random.default_rng([seed, number]).random(steps) for number in range(first, first + games)])
 
 
-def _over(transcript: str) -> bool:
-    from boardgames.chess.positions import replay
-
-    board = None
-    for board in replay(START + transcript, 0, len(transcript) + 2):
-        pass
-    return board is not None and not any(board.generate_legal_moves())
+def _unable(games: int) -> PlayError:
+    return PlayError(f"none of the model's last {games} games is legal: it does not know this game")
 
 
 def _what(illegal: Illegal) -> str:

@@ -3,11 +3,14 @@
 from collections.abc import Iterable, Iterator
 from typing import Literal
 
+import chess
+
 from boardgames.chess.positions import IllegalMoveError, replay
 from boardgames.chess.transcript import CONTEXT, START, ChessGame
 from boardgames.skipped import Skipped
 
-Check = Literal["all", "context", "none"]
+Check = Literal["all", "context"]
+"""every move, or those in the characters that models read"""
 
 
 def legal_part(transcript: str, game: int = 0, context: int | None = None) -> tuple[str, IllegalMoveError | None]:
@@ -25,20 +28,19 @@ def legal_part(transcript: str, game: int = 0, context: int | None = None) -> tu
     return transcript, None
 
 
-def finished_part(transcript: str) -> str:
-    """What a model wrote, up to the end of the game by the rules: moves behind a mate are none. It must be legal."""
-    for ply, board in enumerate(replay(START + transcript, 0, len(transcript) + 2)):
-        if not any(board.generate_legal_moves()):
-            return " ".join(transcript.split(" ")[:ply])
-    return transcript
+def is_over(transcript: str) -> bool:
+    """Whether a legal game has ended in a mate or a stalemate."""
+    moves: list[chess.Move] = []
+    for board in replay(START + transcript, 0, len(transcript) + 2):
+        moves = list(board.generate_legal_moves())
+    return not moves
 
 
 def only_legal(games: Iterable[ChessGame], check: Check, skipped: Skipped, source: str) -> Iterator[ChessGame]:
     """Games without those that the rules forbid, which `skipped` counts and names by `source`, game, ply and text."""
     for game in games:
-        if check != "none":
-            _, error = legal_part(game.transcript, game.number, CONTEXT if check == "context" else None)
-            if error is not None:
-                skipped.broken(f"{source}: {error}", "with an illegal move")
-                continue
-        yield game
+        _, error = legal_part(game.transcript, game.number, CONTEXT if check == "context" else None)
+        if error is None:
+            yield game
+        else:
+            skipped.broken(f"{source}: {error}", "with an illegal move")

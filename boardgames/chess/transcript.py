@@ -88,7 +88,7 @@ def read_games(path: Path | str, progress: Callable[[int], object] | None = None
                 if game := (row["transcript"] or "").strip().removeprefix(START):
                     result = row.get("result") or _RESULT_OF_WINNER.get(row.get("winner") or "")
                     elo = as_elo(row.get("white_elo")), as_elo(row.get("black_elo"))
-                    yield ChessGame(game, *elo, result or None, row.get("date") or None, number)
+                    yield ChessGame(game, *elo, result if result in RESULTS else None, row.get("date") or None, number)
     except (LinesError, csv.Error) as error:
         raise TranscriptError(str(error) if isinstance(error, LinesError) else f"{path}: damaged ({error})") from None
 
