@@ -19,6 +19,7 @@ from kibitz.bench import BenchConfig, run_bench
 from kibitz.convert import ExportConfig, ImportConfig, export_dictionary, import_dictionary
 from kibitz.demo import DemoConfig, run_demo
 from kibitz.evaluate import EvalConfig, run_eval
+from kibitz.games import GamesConfig, run_games
 from kibitz.harvest import HarvestConfig, run_harvest
 from kibitz.sweep import SweepConfig, run_sweep
 from kibitz.train import RunConfig, run_train
@@ -31,6 +32,7 @@ COMMANDS: dict[str, tuple[type, Callable[[Any], str]]] = {
     "eval": (EvalConfig, run_eval),
     "export": (ExportConfig, export_dictionary),
     "import": (ImportConfig, import_dictionary),
+    "games": (GamesConfig, run_games),
     "bench": (BenchConfig, run_bench),
 }
 RUN = dict(COMMANDS.values())

@@ -4,18 +4,21 @@ A game is ";1.e4 e5 2.Nf3 Nc6 ...", as in SAN without a space behind the dot.
 """
 
 import csv
-import gzip
-import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Int
+
+from boardgames.lines import LinesError, kind_of, open_lines
 
 VOCABULARY = " #+-.0123456789;=BKNOQRabcdefghx"  # a character's id is its place
 START = ";"
 CONTEXT = 256  # characters that are read of a game, the first one START
 PAD = 0  # a space: games are padded on the right, where nothing is predicted
+RESULTS = ("1-0", "0-1", "1/2-1/2")
+_RESULT_OF_WINNER = dict(zip(("white", "black", "draw"), RESULTS, strict=True))
 
 _ID = np.full(256, -1, np.int64)
 _ID[np.frombuffer(VOCABULARY.encode(), np.uint8)] = np.arange(len(VOCABULARY))
@@ -50,28 +53,51 @@ def lengths(games: Iterable[str], context: int = CONTEXT) -> Int[np.ndarray, " g
     return np.array([min(len(game) + (not game.startswith(START)), context) for game in games])
 
 
-def read_transcripts(path: Path | str) -> Iterator[str]:
-    """Games of a .csv (column `transcript`) or .txt (one a line), also .gz, without START, in the order of the file."""
-    path = Path(path)
-    kind = Path(path.stem).suffix if path.suffix == ".gz" else path.suffix
-    if not path.is_file():
-        raise TranscriptError(f"{path}: no such file")
-    if kind not in (".csv", ".txt"):
+class ChessGame(NamedTuple):
+    """A game as it is kept in files: its transcript without START, and what is known about it."""
+
+    transcript: str
+    white_elo: int | None = None
+    black_elo: int | None = None
+    result: str | None = None  # one of RESULTS
+    date: str | None = None
+    number: int = 0  # its place in the file that it was read from
+
+
+def read_games(path: Path | str, progress: Callable[[int], object] | None = None) -> Iterator[ChessGame]:
+    """Games of a .csv (column `transcript`) or .txt (one a line), also packed, in the order of the file.
+
+    Columns that are read where they are there: white_elo, black_elo, result (or winner) and date.
+    """
+    kind = kind_of(path)
+    if Path(path).is_file() and kind not in (".csv", ".txt"):
         raise TranscriptError(f"{path}: a {kind or 'nameless'} file; transcripts are read from .csv and .txt, also .gz")
     try:
-        with (
-            gzip.open(path, "rt", encoding="utf-8", newline="")
-            if path.suffix == ".gz"
-            else path.open("r", encoding="utf-8", newline="") as lines
-        ):
+        with open_lines(path, progress) as lines:
             if kind == ".txt":
-                yield from (game for line in lines if (game := line.strip().removeprefix(START)))
+                for number, line in enumerate(lines):
+                    if game := line.strip().removeprefix(START):
+                        yield ChessGame(game, number=number)
                 return
             table = csv.DictReader(lines)
             if "transcript" not in (table.fieldnames or []):
                 raise TranscriptError(
                     f"{path}: has no column `transcript`; there are: {', '.join(table.fieldnames or [])}"
                 )
-            yield from (game for row in table if (game := (row["transcript"] or "").strip().removeprefix(START)))
-    except (OSError, EOFError, UnicodeDecodeError, csv.Error, zlib.error) as error:
-        raise TranscriptError(f"{path}: damaged ({error})") from None
+            for number, row in enumerate(table):
+                if game := (row["transcript"] or "").strip().removeprefix(START):
+                    result = row.get("result") or _RESULT_OF_WINNER.get(row.get("winner") or "")
+                    elo = as_elo(row.get("white_elo")), as_elo(row.get("black_elo"))
+                    yield ChessGame(game, *elo, result if result in RESULTS else None, row.get("date") or None, number)
+    except (LinesError, csv.Error) as error:
+        raise TranscriptError(str(error) if isinstance(error, LinesError) else f"{path}: damaged ({error})") from None
+
+
+def as_elo(text: str | None) -> int | None:
+    """The number that a rating is, None for what is none, such as "?" and "0"."""
+    return int(text) or None if text and text.isascii() and text.isdigit() else None
+
+
+def read_transcripts(path: Path | str) -> Iterator[str]:
+    """The transcripts of `read_games`."""
+    return (game.transcript for game in read_games(path))

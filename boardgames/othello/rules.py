@@ -103,7 +103,7 @@ def pick_bit(boards: Bitboards, rank: NDArray[np.integer]) -> UInt8[np.ndarray, 
     return square
 
 
-class _Table:
+class Table:
     """Games in progress, one entry each: boards by colour, the side to move (0 = over), and its legal moves."""
 
     def __init__(self, games: int) -> None:
@@ -137,7 +137,7 @@ def random_games(count: int, rng: np.random.Generator) -> UInt8[np.ndarray, "gam
     """Games in which every move is drawn uniformly from the legal ones; NO_MOVE after the end."""
     moves = np.full((count, MAX_PLIES), NO_MOVE, np.uint8)
     for chunk in _chunks(count):
-        table = _Table(chunk.stop - chunk.start)
+        table = Table(chunk.stop - chunk.start)
         for ply in range(MAX_PLIES):
             options = np.bitwise_count(table.legal)
             alive = options > 0
@@ -213,7 +213,7 @@ def replay(moves: UInt8[np.ndarray, "games plies"]) -> Replay:
     result, illegal = replay_while_legal(moves)
     if (illegal < MAX_PLIES).any():
         game = int(np.argmax(illegal < MAX_PLIES))
-        raise IllegalMoveError(_illegal_move(moves[game], game, int(illegal[game])))
+        raise IllegalMoveError(illegal_move(moves[game], game, int(illegal[game])))
     return result
 
 
@@ -228,7 +228,7 @@ def replay_while_legal(moves: UInt8[np.ndarray, "games plies"]) -> tuple[Replay,
     boards = {name: np.zeros((games, MAX_PLIES), np.uint64) for name in ("black", "white", "legal", "flipped")}
     sides = {name: np.zeros((games, MAX_PLIES), np.int8) for name in ("mover", "next_mover")}
     for chunk in _chunks(games):
-        table = _Table(chunk.stop - chunk.start)
+        table = Table(chunk.stop - chunk.start)
         ended = np.zeros(chunk.stop - chunk.start, bool)
         for ply in range(MAX_PLIES):
             square = played[chunk, ply]
@@ -249,13 +249,14 @@ def replay_while_legal(moves: UInt8[np.ndarray, "games plies"]) -> tuple[Replay,
     return Replay(played, **boards, **sides), illegal
 
 
-def _illegal_move(moves: UInt8[np.ndarray, " plies"], game: int, ply: int) -> str:
+def illegal_move(moves: UInt8[np.ndarray, " plies"], game: int, ply: int) -> str:
+    """What is wrong with the first illegal move of a game, which is at `ply`; `game` is what it is called."""
     where, square = f"game {game}, ply {ply}", int(moves[ply])
     if square > 63:
         return f"{where}: {square} is not a square (0-63, or {NO_MOVE} after the end of the game)"
     if (moves[:ply] == NO_MOVE).any():
         return f"{where}: {square_name(square)} follows an empty ply; passes are not stored"
-    table = _Table(1)
+    table = Table(1)
     for earlier in moves[:ply]:
         table.play(np.array([1 << int(earlier)], np.uint64))
     if table.side[0] == 0:

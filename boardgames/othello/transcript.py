@@ -3,10 +3,11 @@
 Ids 1..60 are the squares in order without the four centre ones; id 0 is padding. A forced pass is no token.
 """
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Int, UInt8
+from jaxtyping import Bool, Int, Int64, UInt8
 
 from boardgames.othello.rules import CENTRE, MAX_PLIES, NO_MOVE
 
@@ -21,6 +22,29 @@ TOKEN_OF_SQUARE[SQUARE_OF_TOKEN[1:]] = np.arange(1, VOCABULARY)
 
 class GamesError(ValueError):
     """A file of games that cannot be read, or holds something else."""
+
+
+UNKNOWN = 255  # a number of discs
+
+
+@dataclass(frozen=True)
+class OthelloGames:
+    """Games as they are kept in files: squares, NO_MOVE after the end, and what is known about them."""
+
+    moves: UInt8[np.ndarray, "games 60"]
+    black_discs: UInt8[np.ndarray, " games"]  # at the end, as its source has it; or UNKNOWN
+    number: Int64[np.ndarray, " games"]  # the place of each in the file that it was read from
+
+    @classmethod
+    def of_moves(cls, moves: UInt8[np.ndarray, "games 60"]) -> "OthelloGames":
+        """Games of which nothing else is known."""
+        return cls(moves, np.full(len(moves), UNKNOWN, np.uint8), np.arange(len(moves)))
+
+    def __len__(self) -> int:
+        return len(self.moves)
+
+    def __getitem__(self, chosen: slice | Int[np.ndarray, " chosen"] | Bool[np.ndarray, " games"]) -> "OthelloGames":
+        return OthelloGames(self.moves[chosen], self.black_discs[chosen], self.number[chosen])
 
 
 def to_tokens(moves: UInt8[np.ndarray, "games plies"]) -> Int[np.ndarray, "games plies"]:
