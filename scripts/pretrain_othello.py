@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 import tyro
 
-from boardgames.legality import legality
+from boardgames.othello.legality import legality
 from boardgames.lm import OTHELLO_GPT, load_othello_gpt, save_othello_gpt
 from boardgames.othello.pretraining import OthelloTraining, held_out_games, pretrain_othello
 

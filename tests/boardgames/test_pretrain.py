@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from boardgames import pretrain as loop
-from boardgames.legality import legality
+from boardgames.othello.legality import legality
 from boardgames.lm import load_othello_gpt, save_othello_gpt
 from boardgames.othello import pretraining
 from boardgames.othello.pretraining import OthelloTraining, held_out_games, othello_gpt, pretrain_othello
