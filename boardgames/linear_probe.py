@@ -66,14 +66,16 @@ def fit_probe(
     epochs: int = 8,
     batch_size: int = 1024,
     seed: int = 0,
-    learning_rate: float = 1e-2,
+    learning_rate: float = 3e-2,
 ) -> LinearProbe:
     """Fit all columns together on x's device: binary cross-entropy, Adam, a rate that falls linearly.
 
     The cuts are then chosen on the same rows: for each column the probability with the highest F1.
     """
     if len(x) != len(labels) or not len(x):
-        raise ProbeError(f"{len(x)} rows of activations and {len(labels)} of labels; expected as many of both, and some")
+        raise ProbeError(
+            f"{len(x)} rows of activations and {len(labels)} of labels; expected as many of both, and some"
+        )
     given = torch.as_tensor(labels)
     x = x.float()
     probe = LinearProbe(x.mean(0), x.std(0, correction=0), labels.shape[1])
@@ -88,7 +90,6 @@ def fit_probe(
             target = given[rows].to(x.device).float()
             loss = nn.functional.binary_cross_entropy_with_logits(probe(x[rows.to(x.device)]), target)
             optimizer.zero_grad()
-            # the mean over columns makes gradients small, which Adam does not mind
             loss.backward()
             optimizer.step()
             decay.step()
@@ -113,9 +114,7 @@ def _best_cuts(probe: LinearProbe, x: Float[Tensor, "rows d"], labels: Bool[Tens
     return cuts[(f1 == f1.amax(0)).int().argmax(0)]
 
 
-def score_probe(
-    probe: LinearProbe, x: Float[Tensor, "rows d"], labels: Bool[np.ndarray, "rows P"]
-) -> ProbeScore:
+def score_probe(probe: LinearProbe, x: Float[Tensor, "rows d"], labels: Bool[np.ndarray, "rows P"]) -> ProbeScore:
     """F1 of the probe's predictions for each column, on rows that it was not fitted on."""
     predicted = probe.predict(x)
     hits, fires, true = (predicted & labels).sum(0), predicted.sum(0), labels.sum(0)
@@ -126,13 +125,15 @@ def score_probe(
 
 
 def exclusive_states(squares: Sequence[str]) -> Int[np.ndarray, "squares states"]:
-    """Columns grouped by the square that each is about, in the order in which squares come: groups of board_accuracy."""
+    """The columns about each square, in the order in which squares first come: the groups of board_accuracy."""
     groups: dict[str, list[int]] = {}
     for column, square in enumerate(squares):
         groups.setdefault(square, []).append(column)
     sizes = {len(columns) for columns in groups.values()}
     if len(sizes) != 1 or "" in groups:
-        raise ProbeError(f"expected as many states of every square, found {sorted(sizes)} and {groups.get('', [])} of none")
+        raise ProbeError(
+            f"expected as many states of every square, found {sorted(sizes)} and {groups.get('', [])} of none"
+        )
     return np.array(list(groups.values()))
 
 

@@ -1,5 +1,6 @@
 """The game-playing language models: loading one, the ones that ship with Kibitz, and random weights beside them."""
 
+from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import asdict
 from pathlib import Path
@@ -19,13 +20,13 @@ OTHELLO_GPT = WEIGHTS / "othello_gpt"
 CHESS_GPT = WEIGHTS / "chess_gpt"
 
 BoardGame = Literal["othello", "chess"]
-_SHIPPED: dict[BoardGame, Path] = {"othello": OTHELLO_GPT, "chess": CHESS_GPT}
+SHIPPED: dict[BoardGame, Path] = {"othello": OTHELLO_GPT, "chess": CHESS_GPT}
 _VOCABULARY: dict[BoardGame, int] = {"othello": othello.VOCABULARY, "chess": len(chess.VOCABULARY)}
 
 
 def load_board_model(game: BoardGame, folder: Path | str | None = None, device: str = "cpu") -> GPT2LMHeadModel:
     """A model of transcripts in float32, frozen and in evaluation mode; the shipped one (fp16 on disk) if not told."""
-    folder = Path(_SHIPPED[game] if folder is None else folder)  # a path: never a name on the hub
+    folder = Path(SHIPPED[game] if folder is None else folder)  # a path: never a name on the hub
     model = load_model(folder, device=device)
     if not isinstance(model, GPT2LMHeadModel):
         raise FileError(f"{folder}: a {type(model).__name__}, not the GPT-2 that board models are")
@@ -47,18 +48,25 @@ def load_chess_gpt(folder: Path | str = CHESS_GPT, device: str = "cpu") -> GPT2L
     return load_board_model("chess", folder, device)
 
 
-def game_of(model: GPT2LMHeadModel) -> BoardGame:
-    """The game whose transcripts a model reads, told by the size of its vocabulary."""
+def game_of(vocabulary: int) -> BoardGame:
+    """The game whose transcripts have so many different tokens; FileError if there is none."""
     for game, size in _VOCABULARY.items():
-        if model.config.vocab_size == size:
+        if vocabulary == size:
             return game
-    raise FileError(f"{model.config.vocab_size} tokens are the vocabulary of no game; known: {_VOCABULARY}")
+    raise FileError(f"{vocabulary} tokens are the vocabulary of no game; known: {_VOCABULARY}")
 
 
-def save_board_model(model: GPT2LMHeadModel, folder: Path, training: dict[str, Any], quality: Legality) -> None:
-    """Write config, fp16 weights and the training record with the measured quality; each file is whole or absent."""
+def save_board_model(
+    model: GPT2LMHeadModel, folder: Path, training: dict[str, Any], measure: Callable[[GPT2LMHeadModel], Legality]
+) -> Legality:
+    """Write config, fp16 weights and the training record with the quality, which is measured on what users will load.
+
+    Each file is whole or absent. Returns the quality.
+    """
     save_model(model, folder, dtype=torch.float16)
+    quality = measure(load_board_model(game_of(model.config.vocab_size), folder))
     write_record(folder, training, quality)
+    return quality
 
 
 def write_record(folder: Path, training: dict[str, Any], quality: Legality) -> None:

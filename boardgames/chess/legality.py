@@ -101,7 +101,9 @@ class _Tree:
         for move in self.moves:
             for end in range(1, len(move) + 1):
                 self.place.setdefault(move[:end], begin + len(self.place))
-        self.ids = np.concatenate([encode([position.text], begin + 1)[0], [VOCABULARY.index(t[-1]) for t in self._nodes()]])
+        self.ids = np.concatenate(
+            [encode([position.text], begin + 1)[0], [VOCABULARY.index(t[-1]) for t in self._nodes()]]
+        )
         self.depth = np.concatenate([np.arange(begin + 1), [begin + len(t) for t in self._nodes()]])
         self.sees = np.tri(len(self.ids), dtype=bool)
         for text in self._nodes():
@@ -196,7 +198,9 @@ def _cross_entropies(
         ids = torch.from_numpy(encode(texts)).to(model.device)
         logits = model(input_ids=ids[:, :-1], use_cache=False).logits.float()
         loss = torch.nn.functional.cross_entropy(logits.transpose(1, 2), ids[:, 1:], reduction="none")
-        for row, (text, length, losses) in enumerate(zip(texts, lengths(texts), loss.double().cpu().numpy(), strict=True)):
+        for row, (text, length, losses) in enumerate(
+            zip(texts, lengths(texts), loss.double().cpu().numpy(), strict=True)
+        ):
             ends = [(place, text.find(" ", place, length)) for place in move_starts(text[:length])]
             whole = [losses[place - 1 : end].sum() for place, end in ends if end > 0]
             nats[:, start + row] = losses[: length - 1].sum(), sum(whole)

@@ -12,6 +12,8 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Int
 
+from boardgames.splits import Part, part_of
+
 VOCABULARY = " #+-.0123456789;=BKNOQRabcdefghx"  # a character's id is its place
 START = ";"
 CONTEXT = 256  # characters that are read of a game, the first one START
@@ -75,3 +77,12 @@ def read_transcripts(path: Path | str) -> Iterator[str]:
             yield from (game for row in table if (game := (row["transcript"] or "").strip().removeprefix(START)))
     except (OSError, EOFError, UnicodeDecodeError, csv.Error, zlib.error) as error:
         raise TranscriptError(f"{path}: damaged ({error})") from None
+
+
+def read_part(paths: Iterable[Path | str], part: Part, count: int | None = None, seed: int = 0) -> list[str]:
+    """The different games of several files that belong to one part, in order; `count` of them at random if told."""
+    games = list(dict.fromkeys(game for path in paths for game in read_transcripts(path) if part_of(game) == part))
+    if count is None:
+        return games
+    chosen = np.random.default_rng(seed).permutation(len(games))[:count]
+    return [games[i] for i in np.sort(chosen)]
