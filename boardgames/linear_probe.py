@@ -61,10 +61,10 @@ class LinearProbe(nn.Module):
 
 def fit_probe(
     x: Float[Tensor, "rows d"],
-    labels: Bool[np.ndarray, "rows P"],
+    labels: Bool[np.ndarray, "labelled P"],
     *,
     epochs: int = 8,
-    batch_size: int = 1024,
+    batch_size: int = 256,
     seed: int = 0,
     learning_rate: float = 3e-2,
 ) -> LinearProbe:

@@ -67,7 +67,9 @@ def _card(folder: Path, config: Mapping[str, Any], record: Mapping[str, Any], pr
 
 
 def _machine(training: Mapping[str, Any]) -> str:
-    return f"{training['threads']} CPU thread(s)" if training["device"] == "cpu" else f"a GPU ({training['device']})"
+    if training["device"] != "cpu":
+        return "a GPU"
+    return "one CPU thread" if training["threads"] == 1 else f"{training['threads']} CPU threads"
 
 
 def _data(game: BoardGame, training: Mapping[str, Any]) -> str:
@@ -150,7 +152,9 @@ def probe_table(trained: Sequence[Mapping[str, Any]], random: Sequence[Mapping[s
         "|---|---|---|---|---|---|---|",
     ]
     for row, beside in zip(trained, random, strict=True):
-        cells = [f"{with_error(p, 'accuracy')} | {p['f1']:.3f} | {with_error(p, 'pooled_f1')}" for p in (row, beside)]
+        cells = [
+            f"{with_error(p, 'accuracy', 4)} | {p['f1']:.4f} | {with_error(p, 'pooled_f1', 4)}" for p in (row, beside)
+        ]
         lines.append(f"| {row['site']} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
