@@ -48,7 +48,9 @@ def signed_neurons(site: Site, x: Float[Tensor, "rows d"], features: int) -> Sig
     return SignedBasis(site, torch.eye(x.shape[1], dtype=x.dtype, device=x.device)[loudest], torch.zeros_like(x[0]))
 
 
-def random_dictionary(site: Site, x: Float[Tensor, "rows d"], features: int, l0: float, seed: int = 0) -> TopKDictionary:
+def random_dictionary(
+    site: Site, x: Float[Tensor, "rows d"], features: int, l0: float, seed: int = 0
+) -> TopKDictionary:
     """Random unit directions around the mean, never trained; the l0 most active of each row fire."""
     k = min(max(1, round(l0)), features)
     dictionary = TopKDictionary(TopKConfig(x.shape[1], features, k=k), [site], seed=seed)

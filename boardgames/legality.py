@@ -1,69 +1,44 @@
-"""How well a model plays by the rules: legal-move rate, legal mass, and cross-entropy against the ideal player.
-
-For uniformly random games the ideal player knows the board and spreads its probability evenly over the legal
-moves, so its cross-entropy is the mean log number of legal moves: no model can be better on unseen games.
-"""
+"""What is measured of every language model that plays: how often its move is legal, and how sure that figure is."""
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
-import torch
-from jaxtyping import Float, UInt8
-from torch import Tensor
-from transformers import PreTrainedModel
-
-from boardgames.game import unpack
-from boardgames.othello.rules import Replay, replay
-from boardgames.othello.transcript import CONTEXT, SQUARE_OF_TOKEN, VOCABULARY, to_tokens
+from jaxtyping import Num
 
 
 @dataclass(frozen=True)
 class Legality:
-    """Averages over every ply after which somebody can move; cross-entropies in nats."""
+    """Averages over positions; `..._error` is the standard error of the figure before it, None for a single game."""
 
     games: int
     positions: int
-    legal_move_rate: float  # share of positions whose most likely token is a legal move
+    legal_move_rate: float  # share of positions where the move that the model finds most likely is legal
+    legal_move_rate_error: float | None
     legal_mass: float  # mean probability given to legal moves
-    cross_entropy: float  # expected over the random player's next move
-    ideal_cross_entropy: float
-    legal_move_rate_by_ply: list[float]  # index = plies played - 1
+    legal_mass_error: float | None
+    legal_move_rate_by_ply: list[float | None]  # None where no position was looked at
+    positions_by_ply: list[int]
 
 
-def legal_tokens(games: Replay) -> Float[Tensor, "games 59 61"]:
-    """1 for every token that is a legal next move after each of the first 59 plies."""
-    squares = unpack(games.legal[:, :CONTEXT])
-    mask = np.zeros((*squares.shape[:2], VOCABULARY), np.float32)
-    mask[..., 1:] = squares[..., SQUARE_OF_TOKEN[1:]]
-    return torch.from_numpy(mask)
+class Estimate(NamedTuple):
+    """A figure and its standard error."""
+
+    value: float
+    error: float | None  # None where there is one game only
 
 
-@torch.no_grad()
-def legality(model: PreTrainedModel, moves: UInt8[np.ndarray, "games 60"], batch_size: int = 256) -> Legality:
-    """Score a model on games; every ply of every game counts once."""
-    right, mass, cross_entropy, ideal = (np.zeros(CONTEXT) for _ in range(4))
-    positions = np.zeros(CONTEXT, np.int64)
-    for start in range(0, len(moves), batch_size):
-        games = replay(moves[start : start + batch_size])
-        legal_BLV = legal_tokens(games).to(model.device)
-        tokens = torch.from_numpy(to_tokens(games.moves[:, :CONTEXT])).to(model.device)
-        log_p_BLV = model(input_ids=tokens, use_cache=False).logits.float().log_softmax(-1)
-        options_BL = legal_BLV.sum(-1)
-        live_BL = options_BL > 0
-        top_BL = legal_BLV.gather(-1, log_p_BLV.argmax(-1, keepdim=True)).squeeze(-1)
-        uniform_BLV = legal_BLV / options_BL.clamp_min(1)[..., None]
-        right += (top_BL * live_BL).sum(0).cpu().numpy()
-        mass += ((log_p_BLV.exp() * legal_BLV).sum(-1)).sum(0).cpu().numpy()
-        cross_entropy += -(log_p_BLV * uniform_BLV).sum(-1).sum(0).double().cpu().numpy()
-        ideal += (options_BL.clamp_min(1).log() * live_BL).sum(0).double().cpu().numpy()
-        positions += live_BL.sum(0).cpu().numpy()
-    total = int(positions.sum())
-    return Legality(
-        games=len(moves),
-        positions=total,
-        legal_move_rate=float(right.sum() / total),
-        legal_mass=float(mass.sum() / total),
-        cross_entropy=float(cross_entropy.sum() / total),
-        ideal_cross_entropy=float(ideal.sum() / total),
-        legal_move_rate_by_ply=(right / positions.clip(1))[positions > 0].tolist(),
-    )
+def ratio(numerator: Num[np.ndarray, " games"], denominator: Num[np.ndarray, " games"]) -> Estimate:
+    """Sum over sum, 0 if there is nothing to divide by. The error takes games, not positions, to be independent.
+
+    It is that of the ratio estimator: the root of n / (n - 1) Σ (numerator - value · denominator)² over Σ denominator,
+    where the sums go over the n games that have a denominator at all.
+    """
+    top, bottom = (np.asarray(x, np.float64)[denominator > 0] for x in (numerator, denominator))
+    if not len(bottom):
+        return Estimate(0.0, None)
+    value = float(top.sum() / bottom.sum())
+    if len(bottom) == 1:
+        return Estimate(value, None)
+    spread = ((top - value * bottom) ** 2).sum() * len(bottom) / (len(bottom) - 1)
+    return Estimate(value, float(np.sqrt(spread) / bottom.sum()))

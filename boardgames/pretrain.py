@@ -48,6 +48,21 @@ Batches = Callable[[int], Iterator[tuple[Int[Tensor, "batch length"], Float[Tens
 """From a step on: tokens, and the distribution of the token after each, all zero where nothing is to be predicted."""
 
 
+def training_record(
+    config: Training, log: list[dict[str, float]], seconds: float, device: str, **games: Any
+) -> dict[str, Any]:
+    """What training.json says of a training: its settings, its games, the machine and the loss."""
+    return {
+        **asdict(config),
+        **games,
+        "seconds": round(seconds),
+        "device": device,
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "loss": log,
+    }
+
+
 def gpt2(config: Training, vocabulary: int, context: int) -> GPT2LMHeadModel:
     """A freshly initialised model; deterministic in the seed."""
     torch.manual_seed(config.seed)

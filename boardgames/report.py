@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 
 from boardgames.firing import SparseActivations
 from boardgames.game import Labels, label
-from boardgames.linear_probe import ProbeScore, fit_board_probe, score_board_probe
+from boardgames.linear_probe import ProbeScore, fit_probe, score_probe
 from boardgames.othello.properties import BOARD, EVERYTHING
 from boardgames.othello.rules import Replay, replay
 from boardgames.othello.transcript import CONTEXT, to_tokens
@@ -91,5 +91,4 @@ def board_score(dictionary: Dictionary, selection: tuple[Tensor, Labels], scorin
 
 def probe_score(selection: tuple[Tensor, Labels], scoring: tuple[Tensor, Labels]) -> ProbeScore:
     """The supervised ceiling at the same site, trained on the selection split."""
-    board = selection[1].matrix
-    return score_board_probe(fit_board_probe(selection[0], board[:, :64], board[:, 64:]), scoring[0], scoring[1].matrix)
+    return score_probe(fit_probe(selection[0], selection[1].matrix), scoring[0], scoring[1].matrix)

@@ -10,8 +10,8 @@ import numpy as np
 import torch
 
 from boardgames.dictionaries import OTHELLO_DICTIONARIES, load_dictionaries
-from boardgames.legality import legality
 from boardgames.lm import OTHELLO_GPT, load_othello_gpt
+from boardgames.othello.legality import legality
 from boardgames.othello.pretraining import held_out_games
 from circuits.discover import CircuitConfig
 from kibitz.chain.board import best_features, neurons_beside, score_boards

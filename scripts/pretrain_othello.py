@@ -1,20 +1,23 @@
-"""Train the OthelloGPT that ships with Kibitz, measure it on unseen random games, and write the weights.
+"""Train the OthelloGPT that ships with Kibitz, measure it on unseen random games, and write weights, record and card.
 
     python scripts/pretrain_othello.py                      # the shipped model: hours on one CPU thread
     python scripts/pretrain_othello.py --training.steps 500 # a quick one
+    python scripts/pretrain_othello.py --training.layers 8 --training.width 512  # the paper's size, on a GPU
 
-Killed and started again, it continues from its last checkpoint.
+Killed and started again, it continues from its last checkpoint; on a GPU it computes in bfloat16.
 """
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 import tyro
 
-from boardgames.legality import legality
-from boardgames.lm import OTHELLO_GPT, load_othello_gpt, save_othello_gpt
+from boardgames.lm import OTHELLO_GPT, save_board_model
+from boardgames.model_card import write_card
+from boardgames.othello.legality import legality
 from boardgames.othello.pretraining import OthelloTraining, held_out_games, pretrain_othello
+from boardgames.pretrain import training_record
 
 
 @dataclass(frozen=True)
@@ -32,20 +35,13 @@ class Recipe:
 def main(recipe: Recipe) -> None:
     model, log, seconds = pretrain_othello(recipe.training, recipe.run / "state.pt", recipe.device)
     test = held_out_games(recipe.test_games, recipe.training.seed)
-    record = {
-        **asdict(recipe.training),
-        "games": recipe.training.steps * recipe.training.games_per_step,
-        "seconds": round(seconds),
-        "device": recipe.device,
-        "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
-        "loss": log,
-    }
-    save_othello_gpt(model.cpu(), recipe.out, record, legality(model, test))
-    shipped = legality(load_othello_gpt(recipe.out), test)  # the fp16 weights as users get them
-    save_othello_gpt(model, recipe.out, record, shipped)
-    print(f"{recipe.out}: {shipped.legal_move_rate:.2%} of top-1 moves legal on {shipped.games} unseen random games,")
-    print(f"cross-entropy {shipped.cross_entropy:.4f} nats (ideal {shipped.ideal_cross_entropy:.4f})")
+    games = recipe.training.steps * recipe.training.games_per_step
+    record = training_record(recipe.training, log, seconds, recipe.device, games=games)
+    quality = save_board_model(model.cpu(), recipe.out, record, lambda m: legality(m, test))
+    write_card(recipe.out)
+    print(f"{recipe.out}: {quality.legal_move_rate:.2%} of top-1 moves legal on {quality.games} unseen random games,")
+    print(f"cross-entropy {quality.cross_entropy:.4f} nats (ideal {quality.ideal_cross_entropy:.4f});")
+    print("probe it with scripts/probe_layers.py othello")
 
 
 if __name__ == "__main__":

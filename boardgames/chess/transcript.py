@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Int
 
 from boardgames.lines import LinesError, kind_of, open_lines
+from boardgames.splits import Part, part_of
 
 VOCABULARY = " #+-.0123456789;=BKNOQRabcdefghx"  # a character's id is its place
 START = ";"
@@ -101,3 +102,12 @@ def as_elo(text: str | None) -> int | None:
 def read_transcripts(path: Path | str) -> Iterator[str]:
     """The transcripts of `read_games`."""
     return (game.transcript for game in read_games(path))
+
+
+def read_part(paths: Iterable[Path | str], part: Part, count: int | None = None, seed: int = 0) -> list[str]:
+    """The different games of several files that belong to one part, in order; `count` of them at random if told."""
+    games = list(dict.fromkeys(game for path in paths for game in read_transcripts(path) if part_of(game) == part))
+    if count is None:
+        return games
+    chosen = np.random.default_rng(seed).permutation(len(games))[:count]
+    return [games[i] for i in np.sort(chosen)]

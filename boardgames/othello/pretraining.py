@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from transformers import GPT2LMHeadModel
 
-from boardgames.legality import legal_tokens
+from boardgames.othello.legality import legal_tokens
 from boardgames.othello.rules import random_games, replay
 from boardgames.othello.transcript import CONTEXT, PAD, VOCABULARY, to_tokens
 from boardgames.pretrain import Training, gpt2, pretrain

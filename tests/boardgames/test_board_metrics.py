@@ -9,7 +9,6 @@ from boardgames.confusion import Confusion, count_confusion
 from boardgames.coverage import always_on_f1, choose, count_games, in_sample_coverage
 from boardgames.firing import THRESHOLDS, SparseActivations, SparseLabels
 from boardgames.game import Labels
-from boardgames.linear_probe import fit_board_probe, score_board_probe
 from boardgames.othello.rules import random_games
 from boardgames.othello.transcript import CONTEXT
 from boardgames.reconstruction import Votes, boards, by_threshold, from_enough_games, micro_f1, precise_labels
@@ -314,19 +313,3 @@ def test_a_probe_of_nothing_scores_like_nothing(splits):
     x = [torch.randn(len(s.board.matrix), 12, generator=torch.Generator().manual_seed(i)) for i, s in enumerate(splits)]
     score = probe_score(*zip(x, [s.board for s in splits], strict=True))
     assert score.coverage < 0.45
-
-
-def test_probe_scores_are_the_f1_of_its_predictions(splits):
-    board = splits[0].board.matrix[:600]
-    x = encoded(splits[0], 0.3, 0)[:600]
-    probe = fit_board_probe(x, board[:, :64], board[:, 64:], epochs=2)
-    score = score_board_probe(probe, x, board)
-    logits = probe(x).view(600, 3, 64)
-    state = logits.argmax(1).numpy()
-    predicted = np.concatenate([state == 1, state == 2], 1)
-    hits, total = (predicted & board).sum(0), predicted.sum(0) + board.sum(0)
-    expected = [2 * h / t if t else 0 for h, t in zip(hits, total, strict=True)]
-    assert score.f1.tolist() == pytest.approx(expected)
-    assert score.coverage == pytest.approx(np.mean(expected))
-    assert score.reconstruction == pytest.approx(2 * hits.sum() / total.sum())
-    assert 0.3 < score.reconstruction < 0.999

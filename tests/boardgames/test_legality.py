@@ -6,7 +6,7 @@ import torch
 from transformers import GPT2Config, PreTrainedModel
 from transformers.modeling_outputs import CausalLMOutput
 
-from boardgames.legality import legal_tokens, legality
+from boardgames.othello.legality import legal_tokens, legality
 from boardgames.othello.rules import NO_MOVE, random_games, replay
 from boardgames.othello.transcript import CONTEXT, from_tokens, to_tokens
 from tests.boardgames.test_rules import WIPE_OUT, plain_replay, transcript

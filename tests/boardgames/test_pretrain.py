@@ -1,17 +1,19 @@
 """Pretraining: resuming is bit-exact, and the expected loss is the mean over the moves that could have come."""
 
+from dataclasses import asdict
+
 import numpy as np
 import pytest
 import torch
 
 from boardgames import pretrain as loop
-from boardgames.legality import legality
-from boardgames.lm import load_othello_gpt, save_othello_gpt
+from boardgames.lm import load_othello_gpt, save_board_model
 from boardgames.othello import pretraining
+from boardgames.othello.legality import legality
 from boardgames.othello.pretraining import OthelloTraining, held_out_games, othello_gpt, pretrain_othello
 from boardgames.othello.rules import random_games
 from boardgames.othello.transcript import from_tokens, to_tokens
-from saes.files import FileError
+from saes.files import FileError, read_json
 from tests.boardgames.test_rules import plain_replay
 
 TINY = {"layers": 1, "width": 16, "heads": 2, "steps": 4, "games_per_step": 4, "warmup": 2, "decay": 2}
@@ -125,10 +127,11 @@ def test_uneven_blocks_are_refused():
 def test_a_saved_model_plays_as_before(tmp_path):
     model = othello_gpt(OthelloTraining(**TINY)).eval()
     games = held_out_games(5)
-    quality = legality(model, games)
-    save_othello_gpt(model, tmp_path / "gpt", {"steps": 0}, quality)
+    quality = save_board_model(model, tmp_path / "gpt", {"steps": 0}, lambda shipped: legality(shipped, games))
+    assert read_json(tmp_path / "gpt" / "training.json") == {"training": {"steps": 0}, "quality": asdict(quality)}
     assert {p.name for p in (tmp_path / "gpt").iterdir()} == {"config.json", "model.safetensors", "training.json"}
     loaded = load_othello_gpt(tmp_path / "gpt")
+    assert quality == legality(loaded, games), "the quality is that of the weights in the folder"
     assert loaded.dtype == torch.float32 and not loaded.training
     assert not any(p.requires_grad for p in loaded.parameters())
     tokens = torch.from_numpy(to_tokens(games[:, :59]))
@@ -140,7 +143,7 @@ def test_a_saved_model_plays_as_before(tmp_path):
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
 def test_a_model_folder_that_is_not_whole_is_refused_by_name(tmp_path, name):
     model = othello_gpt(OthelloTraining(**TINY))
-    save_othello_gpt(model, tmp_path, {}, legality(model.eval(), held_out_games(2)))
+    save_board_model(model, tmp_path, {}, lambda shipped: legality(shipped, held_out_games(2)))
     whole = (tmp_path / name).read_bytes()
     (tmp_path / name).write_bytes(whole[: len(whole) // 2])
     with pytest.raises(FileError, match=tmp_path.name):
