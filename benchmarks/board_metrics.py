@@ -2,8 +2,8 @@
 
     python benchmarks/board_metrics.py [--compare]
 
-Activations are synthetic (L0 64, uniform), labels 832 columns of which 64 hold on each position, as the pieces of a chess
-board do. --compare counts a part of the features again by products and checks that all counts are the same.
+Activations are synthetic (L0 64, uniform), labels 832 columns of which 64 hold on each position, as the pieces of a
+chess board do. --compare counts a part of the features again by products and checks that all counts are the same.
 """
 
 import time

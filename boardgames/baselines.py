@@ -14,7 +14,7 @@ from saes.sites import Site
 
 
 class SignedBasis(Dictionary):
-    """Both signs of the coordinates in an orthonormal basis: 2K features, relu(x - centre) . v and relu of its negative."""
+    """Both signs of the coordinates in an orthonormal basis: 2K features, (x - centre) . v and its negative."""
 
     def __init__(self, site: Site, basis: Float[Tensor, "k d"], centre: Float[Tensor, " d"]) -> None:
         super().__init__([site], [site])

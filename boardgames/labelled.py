@@ -1,8 +1,8 @@
 """Games of one split as a model reads them: tokens, the positions that are scored, and what is true of each.
 
 Labels come in groups of properties that are scored together: for Othello the board (mine and yours on 64 squares), for
-chess the pieces that have left their starting squares (both the paper's low-level metric), and one group for every other
-property; the 14 of the paper's strategy score are among those of chess.
+chess the pieces that have left their starting squares (both the paper's low-level metric), and one group for every
+other property; the 14 of the paper's strategy score are among those of chess.
 """
 
 from collections.abc import Mapping, Sequence

@@ -104,7 +104,7 @@ def score(
     square: Int[np.ndarray, " property"],
     denominator: int,
 ) -> dict[str, Any]:
-    """One function's numbers under the original's names; `firing` of both splits in units of the alive pass's maxima."""
+    """One function's numbers; both splits fire in units of the maxima of the alive pass; see reconstruction."""
     counts = count(chosen_from, chosen_truth)
     found = coverage(counts, denominator)
     spelt = reconstruction(precise_in_float32(counts), scored_on, truth, square)

@@ -38,9 +38,10 @@ def from_enough_games(
     """The labels whose true positives come from at least so many games; the rows of a game follow each other."""
     if (np.diff(game) < 0).any():
         raise ValueError("the rows of each game must follow each other, in the order of the games")
-    wanted = np.flatnonzero(given.any((0, 2)))
+    asked = np.asarray(given.any(0))
+    wanted = np.flatnonzero(asked.any(-1))
     games = np.zeros((len(wanted), *given.shape[::2]), np.int32)
-    by_feature, asked = firing.by_feature, given.any(0)
+    by_feature = firing.by_feature
     spread(
         _count_games,
         len(wanted),
@@ -72,7 +73,7 @@ class Votes:
         table: Any = csr_matrix(given.reshape(-1, self.properties))
         self.start, self.column = table.indptr.astype(np.int64), table.indices
         self._rows_TF = np.arange(self.levels * self.features).reshape(self.levels, self.features)
-        self._labelled_TF = given.any(-1)
+        self._labelled_TF = np.asarray(given.any(-1))
 
     def at(self, threshold: int) -> Int[np.ndarray, "level feature"]:
         """A feature that exceeds this threshold says what it is labelled with there; -1 for silence."""

@@ -53,6 +53,17 @@ def encode_rows(dictionary: Dictionary, x: Float[Tensor, "rows d"]) -> SparseAct
 
 
 @dataclass(frozen=True)
+class DrawnFeature:
+    """A feature and where the piece of its property stands when it fires."""
+
+    feature: int
+    property: str
+    f1: float
+    board: Float[np.ndarray, " square"]
+    """share of the positions on which the feature fires that have the piece there"""
+
+
+@dataclass(frozen=True)
 class Half:
     """One split: its games and their activations at all sites."""
 
@@ -94,6 +105,24 @@ class Scoreboard:
         """Chosen on the one split, scored on the other; by the names of the groups."""
         return self.referee.score(*self.features(dictionary))
 
+    def drawn_features(self, dictionary: Dictionary, score: GroupScore, count: int = 8) -> tuple[DrawnFeature, ...]:
+        """The best detectors of a group of squares, each another feature for another square, best first."""
+        selection, scoring = self.features(dictionary)
+        firing = scoring.firing(selection.maxima())
+        labels, here = self.scoring.games.labels, self.referee.scoring.columns(score.name)
+        drawn: dict[int, DrawnFeature] = {}
+        squares: set[str] = set()
+        for p in np.argsort(-score.f1, kind="stable"):
+            feature, square = int(score.feature[p]), labels.squares[here.start + int(p)]
+            if feature < 0 or feature in drawn or square in squares or len(drawn) == count:
+                continue
+            rows = firing.at(feature, int(score.threshold[p]))
+            piece = here.start + int(p) // SQUARES * SQUARES
+            board = labels.matrix[rows, piece : piece + SQUARES].mean(0) if len(rows) else np.zeros(SQUARES)
+            drawn[feature] = DrawnFeature(feature, score.columns[p], float(score.f1[p]), board)
+            squares.add(square)
+        return tuple(drawn.values())
+
     def l0(self, dictionary: Dictionary) -> float:
         """Mean number of active features on the scored positions."""
         fires = encode_rows(dictionary, self.scoring.activations[dictionary.site])
@@ -130,7 +159,7 @@ class Scoreboard:
                 firings[1],
                 truth,
                 square,
-                PAPER_DENOMINATORS.get(name, width),
+                PAPER_DENOMINATORS.get(name, int(width)),
             )
         return found
 

@@ -107,26 +107,13 @@ class GroupScore:
         """The share of properties that occur on the scoring split: the most that the paper's coverage could be."""
         return float(self.occurs.mean())
 
-    @property
-    def floor(self) -> float:
-        return max(self.always_on, self.permuted)
-
-    @property
-    def normalised_coverage(self) -> float:
-        """0 at the floor, 1 for perfect detectors."""
-        return (self.coverage.score - self.floor) / (1 - self.floor) if self.floor < 1 else 0.0
-
     def to_json(self) -> dict[str, Any]:
         return {
             "properties": len(self.columns),
             "occurring": int(self.occurs.sum()),
             "occurrence_limit": self.limit,
-            "coverage": self.coverage.to_json(),
-            "coverage_normalised": self.normalised_coverage,
-            "floors": {"always_on": self.always_on, "permuted": self.permuted},
-            "reconstruction": self.reconstruction.to_json(),
+            **Summary.of(self).to_json(),
             "reconstruction_threshold": round(float(THRESHOLDS[self.reconstruction_threshold]), 1),
-            "reconstruction_floor": self.reconstruction_floor,
             "labelled_features": self.labelled_features,
         }
 
@@ -217,7 +204,7 @@ class Referee:
         }
 
     def _occurs(self, name: str) -> Bool[np.ndarray, " property"]:
-        return self.scoring.positives[:, self.scoring.columns(name)].any(0)
+        return np.asarray(self.scoring.positives[:, self.scoring.columns(name)].any(0))
 
     def _true(self, truth: Truth) -> Int[np.ndarray, "game group"]:
         return np.add.reduceat(truth.positives, truth.first_columns, axis=1)
@@ -267,13 +254,51 @@ class Referee:
         return float(micro_f1(positives[common].sum(), rows * int(common.sum()), positives.sum()))
 
 
-def strategy_mean(scores: Mapping[str, GroupScore], names: Sequence[str]) -> dict[str, Any]:
-    """The plain mean over several groups, each of weight 1 whatever its size (the paper's strategy scores)."""
-    chosen = [scores[name] for name in names]
-    return {
-        "coverage": mean([s.coverage for s in chosen]),
-        "reconstruction": mean([s.reconstruction for s in chosen]),
-        "always_on": float(np.mean([s.always_on for s in chosen])),
-        "permuted": float(np.mean([s.permuted for s in chosen])),
-        "reconstruction_floor": float(np.mean([s.reconstruction_floor for s in chosen])),
-    }
+@dataclass(frozen=True)
+class Summary:
+    """One group, or the plain mean of several, each of weight 1 whatever its size."""
+
+    coverage: Interval
+    reconstruction: Interval
+    always_on: float
+    permuted: float
+    reconstruction_floor: float
+
+    @classmethod
+    def of(cls, *groups: GroupScore) -> "Summary":
+        return cls(
+            mean([g.coverage for g in groups]),
+            mean([g.reconstruction for g in groups]),
+            float(np.mean([g.always_on for g in groups])),
+            float(np.mean([g.permuted for g in groups])),
+            float(np.mean([g.reconstruction_floor for g in groups])),
+        )
+
+    @property
+    def floor(self) -> float:
+        return max(self.always_on, self.permuted)
+
+    @property
+    def normalised(self) -> float:
+        """Coverage as 0 at the floor, 1 for perfect detectors."""
+        return normalise(self.coverage.score, self.floor)
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "coverage": self.coverage.to_json(),
+            "coverage_normalised": self.normalised,
+            "floors": {"always_on": self.always_on, "permuted": self.permuted},
+            "reconstruction": self.reconstruction.to_json(),
+            "reconstruction_normalised": normalise(self.reconstruction.score, self.reconstruction_floor),
+            "reconstruction_floor": self.reconstruction_floor,
+        }
+
+
+def normalise(score: float, floor: float) -> float:
+    """(score - floor) / (1 - floor); 0 where nothing is above the floor."""
+    return (score - floor) / (1 - floor) if floor < 1 else 0.0
+
+
+def strategy_mean(scores: Mapping[str, GroupScore], names: Sequence[str]) -> Summary:
+    """The mean over several groups (the paper's strategy scores)."""
+    return Summary.of(*(scores[name] for name in names))

@@ -1,4 +1,4 @@
-"""`kibitz board`: how well dictionaries know the board, on true positions of chess or Othello, from one pass of a model.
+"""`kibitz board`: how well dictionaries know the board, on true positions of chess or Othello.
 
 docs/metrics.md defines the numbers. Floors, ceilings and what needs no dictionary (frozen random features, principal
 components, neurons, a linear probe) stand beside them.
@@ -13,10 +13,10 @@ import tyro
 from tqdm import tqdm
 from transformers import PreTrainedModel
 
-from boardgames.labelled import At, Game, LabelledGames, LabelSet
+from boardgames.labelled import LOW_LEVEL, At, Game, LabelledGames, LabelSet, groups_of
 from boardgames.lm import SHIPPED, game_of
 from boardgames.scoreboard import Scoreboard
-from kibitz.board_games import BoardGames, open_games
+from kibitz.board_games import BoardGames, label_splits, open_games
 from kibitz.board_results import BoardResults, Faithfulness, Row
 from kibitz.chain.board import neurons_beside
 from kibitz.evaluate import find_dictionaries, place_at
@@ -93,7 +93,10 @@ def run_board(config: BoardConfig) -> str:
         place_at(model, dictionary, None)
         dictionary.site  # noqa: B018  # SiteError unless it reads and writes one site
     with run_folder(config.out, config, config.seed, {name: place.weights for name, place in places.items()}) as run:
-        results = _score(config, model, dictionaries, open_games(config, game))
+        splits = open_games(game, config.games, config.split, parts=config.parts, seed=config.seed)
+        groups = groups_of(game, config.label_set, config.properties)
+        games = label_splits(splits, game, groups, config.at, fresh=config.mode != "paper")
+        results = _score(config, model, dictionaries, games)
         results.write(run, figures=config.figures)
     return results.shown(config.json) + ("" if config.json else f"\nResults and figures: {config.out}")
 
@@ -114,15 +117,15 @@ def _score(
         batch_rows=config.batch_rows,
     )
     faithful = _faithfulness(config, model, dictionaries, games) if config.faithful else {}
-    rows = []
-    with tqdm(total=len(dictionaries) + 4 * len(sites) * config.baselines, desc="board", unit="set") as bar:
+    rows, beside = [], config.baselines and config.mode == "held-out"
+    with tqdm(total=len(dictionaries) + 4 * len(sites) * beside, desc="board", unit="set") as bar:
         for name, dictionary in dictionaries.items():
             rows.append(_row(config, board, name, dictionary, faithful.get(name)))
             bar.update()
-        for site in sites if config.baselines and config.mode == "held-out" else ():
+        for site in sites if beside else ():
             rows += _beside(board, site, neurons[site], [d for d in dictionaries.values() if d.site == site])
             bar.update(4)
-    return BoardResults(games, config.mode, config.label_set, tuple(rows))
+    return BoardResults(games.scoring.game, games.said, config.mode, config.label_set, tuple(rows))
 
 
 def _row(
@@ -132,7 +135,8 @@ def _row(
     if config.mode == "paper":
         return Row(name, **about, paper=board.paper(dictionary))
     scores = board.score(dictionary)
-    return Row(name, **about, scores=scores, shown_features=board.best_features(dictionary, scores))
+    drawn = board.drawn_features(dictionary, scores[LOW_LEVEL[board.scoring.games.game]]) if config.figures else ()
+    return Row(name, **about, scores=scores, drawn=drawn)
 
 
 def _beside(board: Scoreboard, site: Site, neurons: Site, dictionaries: Sequence[AffineDictionary]) -> list[Row]:

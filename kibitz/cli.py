@@ -16,6 +16,7 @@ import tyro
 from transformers.utils import logging as transformers_logging
 
 from kibitz.bench import BenchConfig, run_bench
+from kibitz.board import BoardConfig, run_board
 from kibitz.convert import ExportConfig, ImportConfig, export_dictionary, import_dictionary
 from kibitz.demo import DemoConfig, run_demo
 from kibitz.evaluate import EvalConfig, run_eval
@@ -30,6 +31,7 @@ COMMANDS: dict[str, tuple[type, Callable[[Any], str]]] = {
     "sweep": (SweepConfig, run_sweep),
     "harvest": (HarvestConfig, run_harvest),
     "eval": (EvalConfig, run_eval),
+    "board": (BoardConfig, run_board),
     "export": (ExportConfig, export_dictionary),
     "import": (ImportConfig, import_dictionary),
     "games": (GamesConfig, run_games),

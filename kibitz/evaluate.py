@@ -81,7 +81,7 @@ def run_eval(config: EvalConfig) -> str:
     model = config.load_model()
     dictionaries = {name: place.read(device=model.device) for name, place in places.items()}
     for dictionary in dictionaries.values():
-        _place(model, dictionary, config.site)
+        place_at(model, dictionary, config.site)
     sample = Sample(
         config.open_corpus(model, config.tokens), config.tokens, batch_rows=config.batch_rows, drop_bos=config.drop_bos
     )
@@ -123,7 +123,7 @@ def _hidden(file: Path, above: Path) -> bool:
     return any(part.startswith(".") or part.startswith("checkpoint") for part in parts)
 
 
-def _place(model: PreTrainedModel, dictionary: AffineDictionary, site: str | None) -> None:
+def place_at(model: PreTrainedModel, dictionary: AffineDictionary, site: str | None) -> None:
     """Put a dictionary at sites of this model: those of its own names, or one that is asked for."""
     if site is not None:
         dictionary.site  # noqa: B018  # SiteError unless it reads and writes one site

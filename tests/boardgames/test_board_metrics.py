@@ -13,7 +13,7 @@ from boardgames.othello.rules import random_games
 from boardgames.othello.transcript import CONTEXT
 from boardgames.reconstruction import Votes, boards, by_threshold, from_enough_games, micro_f1, precise_labels
 from boardgames.report import Positions, activations, board_score, probe_score
-from boardgames.scoring import Referee, ScoringError, Truth
+from boardgames.scoring import Referee, ScoringError, Summary, Truth
 from saes.dictionary import IdentityDictionary
 from saes.families import find_site
 from saes.sites import Site, SiteError
@@ -42,7 +42,7 @@ def test_planted_features_have_coverage_1_and_spell_out_the_board(splits):
         (torch.cat([noise(len(b), 10, i), b], 1), s.board) for i, (b, s) in enumerate(zip(boards, splits, strict=True))
     ]
     score = board_score(IdentityDictionary(SITE, 138), *data)
-    assert score.coverage == 1 and score.board.normalised_coverage == 1
+    assert score.coverage == 1 and Summary.of(score.board).normalised == 1
     assert score.board.coverage.bounds == (1, 1) and score.board.reconstruction.bounds == (1, 1)
     assert score.board.feature.tolist() == list(range(10, 138))
     assert score.reconstruction == 1 and score.board.reconstruction_floor == 0
@@ -103,7 +103,7 @@ def test_the_floor_is_the_coverage_of_an_actual_always_on_feature(splits):
     found = board_score(IdentityDictionary(SITE, 1), *data).board
     assert found.always_on == pytest.approx(found.coverage.score, abs=1e-12)
     assert found.reconstruction_floor == pytest.approx(found.reconstruction.score, abs=1e-12)
-    assert found.normalised_coverage == pytest.approx(0, abs=1e-9)
+    assert Summary.of(found).normalised == pytest.approx(0, abs=1e-9)
 
 
 def test_a_property_that_nearly_always_holds_has_a_reconstruction_floor():

@@ -1,0 +1,198 @@
+"""What `kibitz board` found: as a table, as JSON and as figures."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from boardgames.labelled import LOW_LEVEL, Game
+from boardgames.scoreboard import DrawnFeature
+from boardgames.scoring import GroupScore, Summary, strategy_mean
+from kibitz.board_figures import draw_features, draw_heat_maps, draw_pareto
+from saes.files import write_json, write_tensors, write_text
+
+STRATEGY = "strategy"
+
+
+@dataclass(frozen=True)
+class Faithfulness:
+    """On all tokens of the games."""
+
+    tokens: int
+    l0: float
+    variance_explained: float
+    loss_recovered: float
+
+
+@dataclass(frozen=True)
+class Row:
+    """One set of features: a dictionary, or what stands beside it."""
+
+    name: str
+    site: str
+    features: int
+    faithful: Faithfulness | None = None
+    scores: Mapping[str, GroupScore] | None = None
+    paper: Mapping[str, Mapping[str, Any]] | None = None
+    drawn: tuple[DrawnFeature, ...] = ()
+
+    def low_level(self, game: Game) -> Summary:
+        """The paper's low-level metric."""
+        assert self.scores is not None
+        return Summary.of(self.scores[LOW_LEVEL[game]])
+
+    def strategy(self, game: Game) -> Summary | None:
+        """The mean over the 14 properties of the paper's strategy score; None for Othello, which has none."""
+        if game == "othello" or self.scores is None:
+            return None
+        from boardgames.chess.properties import STRATEGY as NAMES
+
+        return strategy_mean(self.scores, NAMES)
+
+
+@dataclass(frozen=True)
+class BoardResults:
+    game: Game
+    said: str
+    mode: str
+    labels: str
+    rows: tuple[Row, ...]
+
+    def shown(self, as_json: bool) -> str:
+        """For the terminal."""
+        return json.dumps(self.to_json(), indent=2, allow_nan=False) if as_json else self.table()
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "game": self.game,
+            "games": self.said,
+            "mode": self.mode,
+            "labels": self.labels,
+            "sets": [self._row(row) for row in self.rows],
+        }
+
+    def _row(self, row: Row) -> dict[str, Any]:
+        about: dict[str, Any] = {"name": row.name, "site": row.site, "features": row.features or None}
+        about["faithfulness"] = None if row.faithful is None else asdict(row.faithful)
+        if row.paper is not None:
+            return {**about, "paper": row.paper}
+        assert row.scores is not None
+        strategy = row.strategy(self.game)
+        return {
+            **about,
+            **({STRATEGY: strategy.to_json()} if strategy else {}),
+            "groups": {name: {**s.to_json(), "best": s.best()} for name, s in row.scores.items()},
+        }
+
+    def table(self) -> str:
+        """Markdown: one row a set of features; intervals over games."""
+        return self._paper_table() if self.mode == "paper" else self._held_out_table()
+
+    def _held_out_table(self) -> str:
+        strategy = self.game == "chess"
+        header = ["features", "site", "F", "L0", "variance", "loss recovered"]
+        header += ["coverage", "above floor", "reconstruction"]
+        header += ["strategy coverage", "strategy reconstruction"] if strategy else []
+        rows = []
+        for row in self.rows:
+            low, high = row.low_level(self.game), row.strategy(self.game)
+            cells = [row.name, row.site, str(row.features or "")]
+            cells += _faithful(row.faithful)
+            cells += [interval(low.coverage), f"{low.normalised:.3f}", interval(low.reconstruction)]
+            cells += [interval(high.coverage), interval(high.reconstruction)] if high else []
+            rows.append(cells)
+        first = self.rows[0].low_level(self.game)
+        limit = self.rows[0].scores[LOW_LEVEL[self.game]].limit if self.rows[0].scores else 1.0
+        note = (
+            f"{self.said}. Labels: {self.labels}. Of the properties {limit:.1%} occur, the others are left out. A "
+            f"feature that always fires covers {first.always_on:.3f} and reconstructs "
+            f"{first.reconstruction_floor:.3f}. Brackets: 95 % of resamples of the games."
+        )
+        return markdown(header, rows) + f"\n\n{note}"
+
+    def _paper_table(self) -> str:
+        groups = list(self.rows[0].paper or {})
+        header = ["features", "site", "F", "L0", "variance", "loss recovered"]
+        main, rest = LOW_LEVEL[self.game], [g for g in groups if g != LOW_LEVEL[self.game]]
+        header += ["coverage", "reconstruction", "reconstruction, last"]
+        header += ["strategy coverage", "strategy reconstruction"] if self.game == "chess" else []
+        rows = []
+        for row in self.rows:
+            assert row.paper is not None
+            cells = [row.name, row.site, str(row.features), *_faithful(row.faithful)]
+            cells += [f"{row.paper[main][key]:.3f}" for key in ("coverage", "reconstruction", "reconstruction_last")]
+            if self.game == "chess":
+                cells += [f"{np.mean([row.paper[g][k] for g in rest]):.3f}" for k in ("coverage", "reconstruction")]
+            rows.append(cells)
+        denominator = (self.rows[0].paper or {})[main]["denominator"]
+        note = (
+            f"{self.said}. As the original computes it: in-sample, coverage divided by {denominator} (docs/metrics.md)."
+        )
+        return markdown(header, rows) + f"\n\n{note}"
+
+    def write(self, run: Path, *, figures: bool = True) -> None:
+        """board.json, table.md, resamples.safetensors (for paired differences) and figures."""
+        write_json(run / "board.json", self.to_json())
+        write_text(run / "table.md", self.table() + "\n")
+        if self.mode == "paper":
+            return
+        write_tensors(run / "resamples.safetensors", self._resamples())
+        if figures:
+            self._draw(run)
+
+    def _resamples(self) -> dict[str, Any]:
+        import torch
+
+        found = {}
+        for row in self.rows:
+            parts = {"low_level": row.low_level(self.game), STRATEGY: row.strategy(self.game)}
+            for level, summary in parts.items():
+                if summary is not None:
+                    for kind in ("coverage", "reconstruction"):
+                        samples = np.ascontiguousarray(getattr(summary, kind).samples)
+                        found[f"{row.name}:{level}:{kind}"] = torch.from_numpy(samples)
+        return found
+
+    def _draw(self, run: Path) -> None:
+        dictionaries = [row for row in self.rows if row.faithful is not None]
+        for kind in ("coverage", "reconstruction") if len(dictionaries) > 1 else ():
+            points = [
+                (row.name, row.faithful.l0, row.faithful.loss_recovered, getattr(row.low_level(self.game), kind).score)
+                for row in dictionaries
+                if row.faithful is not None
+            ]
+            draw_pareto(points, kind, run / f"pareto_{kind}.png")
+        for row in self.rows:
+            if row.drawn and row.scores is not None:
+                name = row.name.replace("/", "_")
+                draw_heat_maps(row.scores[LOW_LEVEL[self.game]], self.game, run / f"{name}_f1.png", row.name)
+                draw_features(row.drawn, self.game, run / f"{name}_features.png", row.name)
+
+
+def _faithful(found: Faithfulness | None) -> list[str]:
+    if found is None:
+        return ["", "", ""]
+    return [f"{found.l0:.1f}", f"{found.variance_explained:.3f}", f"{found.loss_recovered:.4f}"]
+
+
+def interval(score: Any) -> str:
+    """0.531 [0.524, 0.537]."""
+    low, high = score.bounds
+    return f"{score.score:.3f} [{low:.3f}, {high:.3f}]"
+
+
+def markdown(header: list[str], rows: list[list[str]]) -> str:
+    """A table whose columns line up in plain text too."""
+    widths = [max(len(cells[i]) for cells in (header, *rows)) for i in range(len(header))]
+    line = "| " + " | ".join(cell.ljust(w) for cell, w in zip(header, widths, strict=True)) + " |"
+    rule = "|" + "|".join("-" * (w + 2) for w in widths) + "|"
+    body = [
+        "| "
+        + " | ".join(c.rjust(w) if i else c.ljust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True)))
+        + " |"
+        for row in rows
+    ]
+    return "\n".join([line, rule, *body])
