@@ -15,8 +15,8 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Int, Integer
 
-Tokens = Integer[np.ndarray, "games length"]
-Mask = Bool[np.ndarray, "games length"]
+Tokens = Integer[np.ndarray, "_ _"]
+Mask = Bool[np.ndarray, "_ _"]
 
 
 @dataclass(frozen=True)

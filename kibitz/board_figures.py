@@ -79,8 +79,7 @@ def _boards(
     rows = -(-len(boards) // columns)
     figure = Figure(figsize=(2.1 * columns + 0.6, 2.3 * rows + 0.5), layout="constrained")
     axes = np.atleast_1d(np.array(figure.subplots(rows, columns, squeeze=False))).flatten()
-    palette = colormaps[colours].copy()
-    palette.set_bad("0.75")
+    palette = colormaps[colours].with_extremes(bad="0.75")
     drawn: Any = None
     for ax, (name, values) in zip(axes, boards, strict=False):
         # chess counts squares from a1 along the rank, Othello from a1 along the file's numbers

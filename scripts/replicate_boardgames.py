@@ -6,19 +6,22 @@ Writes docs/results/boardgames.md with its figures. Killed and started again, it
 chess games only Othello is trained and scored.
 """
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 import tyro
 from boardgame_sweep.data import GameParts, chess_parts, othello_parts
+from boardgame_sweep.measuring import Arena
 from boardgame_sweep.plan import SCALES, TYPES, Game, ScaleName, stacks
 from boardgame_sweep.training import train_all
+from boardgame_sweep.writing import section
 from transformers import PreTrainedModel
 
-from boardgames.lm import load_othello_gpt
+from boardgames.lm import load_board_model
 from saes.families import find_site
-from saes.models import load_model
+from saes.files import write_json, write_text
 
 
 @dataclass(frozen=True)
@@ -28,34 +31,85 @@ class Recipe:
     games: tuple[Game, ...] = ("othello", "chess")
     chess_games: tuple[Path, ...] = ()
     """files of transcripts"""
-    chess_model: Path | None = None
+    othello_model: Path | None = None
     """by default the model that ships"""
+    chess_model: Path | None = None
     othello_site: str = "resid_1"
     chess_site: str = "resid_3"
     split: int = 1000
     """games each to choose features with and to score on"""
     types: tuple[str, ...] = tuple(TYPES)
     run: Path = Path("runs/boardgames")
+    out: Path = Path("docs/results/boardgames.md")
+    """the document; the numbers are written beside it as JSON"""
+    images: Path = Path("docs/img")
     device: str = "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def main(recipe: Recipe) -> None:
+    if "chess" in recipe.games and not recipe.chess_games:
+        raise SystemExit(
+            "replicate_boardgames: --chess-games FILE... names the games of chess; --games othello leaves them"
+        )
+    found: dict[str, Any] = {}
     for game in recipe.games:
         scale = SCALES[recipe.scale, game]
         model, parts = opened(recipe, game)
         site = find_site(model, recipe.othello_site if game == "othello" else recipe.chess_site)
-        plan = stacks(scale, recipe.types)
-        train_all(parts.reading(model, site), scale, plan, recipe.run / game)
+        run = recipe.run / recipe.scale / game
+        trained = train_all(parts.reading(model, site), scale, stacks(scale, recipe.types), run)
+        arena = Arena(model, site, parts, run)
+        found[game] = {
+            "scale": asdict(scale),
+            "facts": arena.facts(),
+            "trained": trained,
+            "scores": arena.measure(trained),
+        }
+    text = [INTRODUCTION.format(scale=recipe.scale, sizes=_sizes(recipe, found))]
+    text += [section(f["facts"], f["trained"], f["scores"], recipe.images) for f in found.values()]
+    write_text(recipe.out.with_suffix(".md"), "\n\n".join(text) + "\n")
+    write_json(recipe.out.with_suffix(".json"), {"scale": recipe.scale, **without_samples(found)})
+    print(f"{recipe.out.with_suffix('.md')}: {sum(len(f['trained']) for f in found.values())} dictionaries")
+
+
+INTRODUCTION = """# Board games: what dictionaries know of the board
+
+Written by `python scripts/replicate_boardgames.py --scale {scale}`; all numbers are in boardgames.json beside this
+file, docs/metrics.md defines them. The experiment of Karvonen et al. 2024 on the models that ship with Kibitz: nine
+types of dictionaries, every one steered to the same values of L0, the learning rate chosen for each type in a pilot,
+all types trained on the same batches. The paper's numbers are of other, larger language models and of dictionaries that
+saw 300 million tokens: they are context.
+
+{sizes}"""
+
+
+def _sizes(recipe: Recipe, found: dict[str, Any]) -> str:
+    lines = []
+    for game, f in found.items():
+        s = f["scale"]
+        lines.append(
+            f"* {game.capitalize()}: {len(f['trained'])} dictionaries of {' and '.join(map(str, s['expansion']))} x D "
+            f"features, {s['steps']:,} steps of {s['batch_size']:,} tokens ({s['steps'] * s['batch_size'] / 1e6:.1f} "
+            f"million, the paper 300), seeds {', '.join(map(str, s['seeds']))}."
+        )
+    return "\n".join(lines)
+
+
+def without_samples(value: Any) -> Any:
+    """Resamples stay in the run's folder; they are long."""
+    if isinstance(value, dict):
+        return {k: without_samples(v) for k, v in value.items() if k != "samples"}
+    return [without_samples(v) for v in value] if isinstance(value, list) else value
 
 
 def opened(recipe: Recipe, game: Game) -> tuple[PreTrainedModel, GameParts]:
     """The model and the games of one game."""
     scale = SCALES[recipe.scale, game]
+    model = load_board_model(game, recipe.othello_model if game == "othello" else recipe.chess_model, recipe.device)
     if game == "othello":
         enough = min(-(-scale.tokens // 58), 100_000)  # beyond that they are read again
-        return load_othello_gpt(device=recipe.device), othello_parts(enough, recipe.split)
-    assert recipe.chess_model is not None
-    return load_model(recipe.chess_model, device=recipe.device), chess_parts(recipe.chess_games, recipe.split)
+        return model, othello_parts(enough, recipe.split)
+    return model, chess_parts(recipe.chess_games, recipe.split)
 
 
 if __name__ == "__main__":

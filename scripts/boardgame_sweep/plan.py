@@ -71,7 +71,7 @@ class Scale:
 
 SCALES: Mapping[tuple[ScaleName, Game], Scale] = {
     ("small", "othello"): Scale((15, 35, 80), 2000, 1024),
-    ("small", "chess"): Scale((15, 45), 2000, 1024),
+    ("small", "chess"): Scale((15, 45), 1500, 1024),
     ("paper", "othello"): Scale(
         (10, 20, 35, 60, 100, 160, 250, 400), 36_621, 8192, (8, 16), (0, 1, 2), (1e-4, 3e-4, 1e-3), 3000, 0.27
     ),
