@@ -1,7 +1,7 @@
 """Board games as ground truth: rules, labels, and how well features know the board."""
 
 from boardgames.dictionaries import load_dictionaries
-from boardgames.lm import load_othello_gpt
+from boardgames.lm import load_chess_gpt, load_othello_gpt
 from boardgames.matching import match_features
 from boardgames.othello.counterfactuals import counterfactuals
 from boardgames.othello.rules import random_games, replay, square_index
@@ -13,6 +13,7 @@ __all__ = [
     "activations",
     "board_score",
     "counterfactuals",
+    "load_chess_gpt",
     "load_dictionaries",
     "load_othello_gpt",
     "match_features",

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import torch
 from transformers import GPT2LMHeadModel
@@ -20,6 +20,7 @@ OTHELLO_GPT = WEIGHTS / "othello_gpt"
 CHESS_GPT = WEIGHTS / "chess_gpt"
 
 BoardGame = Literal["othello", "chess"]
+Quality = TypeVar("Quality", bound=Legality)
 SHIPPED: dict[BoardGame, Path] = {"othello": OTHELLO_GPT, "chess": CHESS_GPT}
 _VOCABULARY: dict[BoardGame, int] = {"othello": othello.VOCABULARY, "chess": len(chess.VOCABULARY)}
 
@@ -57,8 +58,8 @@ def game_of(vocabulary: int) -> BoardGame:
 
 
 def save_board_model(
-    model: GPT2LMHeadModel, folder: Path, training: dict[str, Any], measure: Callable[[GPT2LMHeadModel], Legality]
-) -> Legality:
+    model: GPT2LMHeadModel, folder: Path, training: dict[str, Any], measure: Callable[[GPT2LMHeadModel], Quality]
+) -> Quality:
     """Write config, fp16 weights and the training record with the quality, which is measured on what users will load.
 
     Each file is whole or absent. Returns the quality.

@@ -4,11 +4,13 @@ training.json says how the model was trained and how it plays; probes.json, from
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from math import prod
 from pathlib import Path
 from typing import Any
 
 from boardgames.lm import BoardGame, game_of
+from boardgames.pretrain import Training
 from saes.files import FileError, read_json, read_shapes, write_text
 
 _READS: dict[BoardGame, str] = {
@@ -138,10 +140,8 @@ def _commands(game: BoardGame, training: Mapping[str, Any]) -> str:
     else:
         games = " --games " + " ".join(f["name"] for f in training["files"])
         first = f"python scripts/pretrain_chess.py{games}"
-    options = "".join(
-        f" --training.{key.replace('_', '-')} {training[key]}"
-        for key in ("layers", "width", "heads", "steps", "games_per_step", "decay", "seed")
-    )
+    settings = [field.name for field in fields(Training)] + ["targets"] * (game == "othello")
+    options = "".join(f" --training.{name.replace('_', '-')} {training[name]}" for name in settings)
     return f"{first}{options}\npython scripts/probe_layers.py {game}{games}"
 
 

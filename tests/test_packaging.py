@@ -56,7 +56,11 @@ def test_wheel_holds_every_file_of_the_packages(wheel: zipfile.ZipFile) -> None:
     }
     assert here <= names
     assert {f"{package}/py.typed" for package in PACKAGES} <= names
-    assert {f"boardgames/weights/othello_gpt/{name}" for name in ("config.json", "model.safetensors")} <= names
+    models = [path.name for path in (ROOT / "boardgames" / "weights").glob("*_gpt")]
+    assert "othello_gpt" in models
+    for model in models:
+        files = ("README.md", "config.json", "model.safetensors", "training.json", "probes.json")
+        assert {f"boardgames/weights/{model}/{file}" for file in files} <= names
 
 
 def test_wheel_holds_nothing_else(wheel: zipfile.ZipFile) -> None:
