@@ -50,7 +50,7 @@ def decode(ids: Int[np.ndarray, " n"]) -> str:
 
 def lengths(games: Iterable[str], context: int = CONTEXT) -> Int[np.ndarray, " games"]:
     """Characters of each game that `encode` keeps."""
-    return np.array([min(len(game) + (not game.startswith(START)), context) for game in games])
+    return np.array([min(len(game) + (not game.startswith(START)), context) for game in games], np.int64)
 
 
 class ChessGame(NamedTuple):

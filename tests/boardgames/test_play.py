@@ -129,20 +129,20 @@ def chess_model():
 
 
 def test_masked_games_are_legal_whole_and_follow_from_the_seed(othello_model):
-    games = next(othello_model_games(othello_model, 0, batch=40))
+    games = next(othello_model_games(othello_model, 0, batch=16))
     played = replay(games.moves)
     assert (np.where(played.played, played.next_mover, 9)[:, -1] % 9 == 0).all()
     last = played.played.sum(1) - 1
-    assert (played.next_mover[np.arange(40), last] == 0).all(), "every game is played to its end"
-    stream = othello_model_games(othello_model, 0, batch=20)
+    assert (played.next_mover[np.arange(16), last] == 0).all(), "every game is played to its end"
+    stream = othello_model_games(othello_model, 0, batch=8)
     twice = np.concatenate([next(stream).moves, next(stream).moves])
     assert np.array_equal(twice, games.moves), "neither the batch nor the call decides, the number of the game does"
-    assert not np.array_equal(next(othello_model_games(othello_model, 1, batch=40)).moves, games.moves)
+    assert not np.array_equal(next(othello_model_games(othello_model, 1, batch=16)).moves, games.moves)
 
 
 def test_samples_follow_the_models_own_probabilities_without_a_cache(othello_model):
     """Second plies, after c4: shares against one forward pass without a cache."""
-    games = next(othello_model_games(othello_model, 5, 0.7, batch=1500)).moves
+    games = next(othello_model_games(othello_model, 5, 0.7, batch=700)).moves
     chosen = games[games[:, 0] == 19][:, 1]
     logits = othello_model(input_ids=torch.tensor([[20]]), use_cache=False).logits[0, -1].double()
     legal = np.unique(chosen)
