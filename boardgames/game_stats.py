@@ -104,7 +104,7 @@ def _new_chess(games: list[str], seen: Seen) -> tuple[Int8[np.ndarray, "games 25
     new = seen.add(np.array([game_hash(game) for game in games], np.uint64))
     kept = [game.removeprefix(START) for game, is_new in zip(games, new, strict=True) if is_new]
     ids = encode(kept, CHESS_CONTEXT).astype(np.int8)
-    return ended(ids, lengths(kept, CHESS_CONTEXT).astype(np.int64)), [part_of(game) for game in kept]
+    return ended(ids, lengths(kept, CHESS_CONTEXT)), [part_of(game) for game in kept]
 
 
 def othello_stats(blocks: Iterable[OthelloGames]) -> GameStats:

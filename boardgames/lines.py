@@ -7,10 +7,10 @@ import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO, TextIO
+from typing import Any, TextIO
 
 PACKED = (".gz", ".bz2", ".zst")
-_PIECE = 1 << 20
+_PIECE = 1 << 16
 
 
 class LinesError(ValueError):
@@ -42,7 +42,7 @@ def open_lines(
         raise LinesError(f"{path}: damaged ({error})") from None
 
 
-def _unpacked(path: Path, raw: io.BufferedReader) -> Any:
+def _unpacked(path: Path, raw: Any) -> Any:
     suffix = path.suffix.lower()
     if suffix == ".gz":
         return gzip.GzipFile(fileobj=raw)
@@ -72,7 +72,7 @@ class _Counted(io.RawIOBase):
 class _Zstandard(io.RawIOBase):
     """A zstd file of any number of frames; unlike the package's own reader it notices where one is cut short."""
 
-    def __init__(self, path: Path, packed: BinaryIO | io.BufferedReader) -> None:
+    def __init__(self, path: Path, packed: Any) -> None:
         try:
             import zstandard
         except ImportError:
@@ -88,7 +88,7 @@ class _Zstandard(io.RawIOBase):
 
     def readinto(self, buffer: Any) -> int:
         while not self._ready:
-            piece, self._left = self._left or self._packed.read(_PIECE >> 3), b""
+            piece, self._left = self._left or self._packed.read(_PIECE), b""
             if not piece:
                 if self._frame is not None:
                     raise EOFError("it ends in the middle of a frame")

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Int, Integer
 
-Tokens = Integer[np.ndarray, "_ _"]
-Mask = Bool[np.ndarray, "_ _"]
+Tokens = Integer[np.ndarray, "_games _length"]  # parts differ in both
+Mask = Bool[np.ndarray, "_games _length"]
 
 
 @dataclass(frozen=True)
@@ -80,6 +80,6 @@ def _widened(part: Tokens, width: int) -> Tokens:
     return np.concatenate([part, behind], axis=1)
 
 
-def ended(tokens: Tokens, lengths: Int[np.ndarray, " games"]) -> Tokens:
+def ended(tokens: Tokens, lengths: Int[np.ndarray, " _games"]) -> Tokens:
     """The tokens with -1 behind the first `lengths` of every game, which their type must be able to hold."""
     return np.where(np.arange(tokens.shape[1]) < lengths[:, None], tokens, tokens.dtype.type(-1))

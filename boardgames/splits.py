@@ -15,7 +15,7 @@ from boardgames.duplicates import game_hash
 Part = Literal["language_model", "dictionary", "selection", "scoring"]
 SHARES: dict[Part, float] = {"language_model": 0.76, "dictionary": 0.18, "selection": 0.03, "scoring": 0.03}
 
-OthelloMoves = UInt8[np.ndarray, "_ 60"]
+OthelloMoves = UInt8[np.ndarray, "_games 60"]
 
 
 def part_of(game: str | bytes) -> Part:

@@ -283,7 +283,7 @@ def _game_of(files: tuple[Path, ...], given: Game | None) -> Game:
     for path in files:
         if not path.is_file():
             raise GamesCommandError(f"{path}: no such file")
-    found = {path: given or find_game(path) for path in files}
+    found: dict[Path, Game] = {path: given or find_game(path) for path in files}
     for path, game in found.items():
         if game != found[files[0]]:
             raise GamesCommandError(f"{files[0]} holds {found[files[0]]}, but {path} {game}: one game at a time")

@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
-from boardgames.chess.transcript import RESULTS, VOCABULARY, ChessGame, TranscriptError, as_elo
+from boardgames.chess.transcript import RESULTS, ChessGame, TranscriptError, as_elo
 from boardgames.lines import LinesError, open_lines
 from boardgames.skipped import Skipped
 
@@ -20,8 +20,8 @@ _VARIATION = re.compile(r"\([^()]*\)")
 _NUMBER = re.compile(r"\d+\.+")
 _PROMOTION = re.compile(r"([a-h][18])=?([NBRQnbrq])(?=[+#]*$)")
 _PLAIN = re.compile(r"(?:[NBRQK][a-h]?[1-8]?x?[a-h][1-8]|[a-h](?:x[a-h])?[1-8](?:=[NBRQ])?|O-O(?:-O)?)[+#]?")
+_SAN = re.compile(r"(?:[NBRQK]?[a-h]?[1-8]?[x-]?[a-h][1-8](?:=[NBRQ])?|O-O(?:-O)?)[+#]?")  # also with too much said
 _ENDS = (*RESULTS, "*")
-_LETTERS = frozenset(VOCABULARY)
 _STANDARD = ("", "standard", "chess", "normal")
 _LONGEST = 1 << 20  # characters: no game is longer, so a comment that never ends cannot fill the memory
 
@@ -80,7 +80,7 @@ def transcribe(movetext: str) -> tuple[str, str]:
         if word == "e.p.":
             continue
         move = word if _PLAIN.fullmatch(word) else _spelled(word)
-        if not move or not _LETTERS.issuperset(move):
+        if not _SAN.fullmatch(move):
             raise TranscriptError(f"ply {len(words)}: {word!r} is no move in SAN")
         words.append(move if len(words) % 2 else f"{len(words) // 2 + 1}.{move}")
     return " ".join(words), ""

@@ -118,7 +118,7 @@ def _choose(
             raise EngineError(f"engine {engine.command!r}: game {game}, ply {board.ply()}: no move ({board.fen()})")
         return move
     lines = player.analyse(board, limit, multipv=engine.choices, game=game)
-    found = {line["pv"][0]: line["score"] for line in lines if line.get("pv") and "score" in line}
+    found = {line["pv"][0]: line["score"] for line in lines if "pv" in line and line["pv"] and "score" in line}
     if not found:
         raise EngineError(f"engine {engine.command!r}: game {game}, ply {board.ply()}: no scored move ({board.fen()})")
     pawns = [score.pov(board.turn).score(mate_score=_MATE) / 100 for score in found.values()]

@@ -19,7 +19,7 @@ START = ";"
 CONTEXT = 256  # characters that are read of a game, the first one START
 PAD = 0  # a space: games are padded on the right, where nothing is predicted
 RESULTS = ("1-0", "0-1", "1/2-1/2")
-_RESULT_OF_WINNER = dict(zip(("white", "black", "draw"), RESULTS, strict=True))
+_RESULT_OF_WINNER: dict[str, str] = dict(zip(("white", "black", "draw"), RESULTS, strict=True))
 
 _ID = np.full(256, -1, np.int64)
 _ID[np.frombuffer(VOCABULARY.encode(), np.uint8)] = np.arange(len(VOCABULARY))
@@ -51,7 +51,7 @@ def decode(ids: Int[np.ndarray, " n"]) -> str:
 
 def lengths(games: Iterable[str], context: int = CONTEXT) -> Int[np.ndarray, " games"]:
     """Characters of each game that `encode` keeps."""
-    return np.array([min(len(game) + (not game.startswith(START)), context) for game in games])
+    return np.array([min(len(game) + (not game.startswith(START)), context) for game in games], np.int64)
 
 
 class ChessGame(NamedTuple):
