@@ -35,7 +35,7 @@ class Recipe:
     """by default the model that ships"""
     chess_model: Path | None = None
     othello_site: str = "resid_1"
-    chess_site: str = "resid_3"
+    chess_site: str = "resid_4"
     split: int = 1000
     """games each to choose features with and to score on"""
     types: tuple[str, ...] = tuple(TYPES)
