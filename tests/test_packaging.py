@@ -86,6 +86,7 @@ def third_party_imports(paths: list[Path]) -> set[str]:
     own = {
         *MAY_IMPORT,
         "tests",
+        "boardgame_sweep",
         "golden",
         *(path.stem for path in paths),
         *sys.stdlib_module_names,
