@@ -15,7 +15,7 @@ import numpy as np
 import torch
 import tyro
 
-from boardgames.confusion import count, count_by_products
+from boardgames.confusion import count, count_by_levels, count_by_products
 from boardgames.coverage import choose, count_games
 from boardgames.firing import THRESHOLDS, SparseActivations, SparseLabels
 from boardgames.game import Labels
@@ -38,7 +38,7 @@ class Size:
 def timed(what: str) -> Iterator[None]:
     begun = time.perf_counter()
     yield
-    print(f"{what:58s}{time.perf_counter() - begun:8.2f} s", flush=True)
+    print(f"{what:100s}{time.perf_counter() - begun:8.2f} s", flush=True)
 
 
 def activations(s: Size, seed: int) -> torch.Tensor:
@@ -90,18 +90,18 @@ def main(s: Size) -> None:
     with timed("both splits, floors, 1,000 resamples of games"):
         Referee(one, other).score(sparse, others)
     if s.compare:
-        some = dense[:, :256]
+        few = SparseActivations.of([dense[:, :256]]).firing(maxima[:256])
         with timed("products for 256 features"):
-            products = count_by_products(zip(some.split(8192), np.split(board.matrix, range(8192, len(some), 8192)),
-                                             strict=True), maxima[:256])  # fmt: skip
+            products = count_by_products(few, truth)
         same = np.array_equal(products.true_positives, counts.true_positives[:, :256])
         print(f"equal: {same and np.array_equal(products.fires, counts.fires[:, :256])}")
-    busy = (dense[:8192] + torch.rand(8192, s.features)).clamp(0, 1)
-    with timed("8,192 positions of dense features (all fire), by levels"):
-        count(SparseActivations.of([busy]).firing(torch.ones(s.features)), SparseLabels.of(board.matrix[:8192]))
-    some = busy[:, :256]
-    with timed("8,192 positions, 256 dense features, by products"):
-        count_by_products([(some, board.matrix[:8192])], torch.ones(256))
+    rows = slice(0, 8192)
+    busy = SparseActivations.of([torch.rand(8192, 1024)]).firing(torch.ones(1024))
+    for what, columns in (("832 columns, 64 true", slice(None)), ("64 columns, 5 true", slice(0, 64))):
+        some = SparseLabels.of(np.ascontiguousarray(board.matrix[rows, columns]))
+        for way in (count_by_levels, count_by_products):
+            with timed(f"8,192 positions, 1,024 features that all fire, {what}, {way.__name__}"):
+                way(busy, some)
     nonzeros, held = int(firing.start[-1]), s.squares
     print(f"additions counted: {nonzeros * held:.2g}; products would take {len(THRESHOLDS) * s.features * len(dense) * len(board.columns):.2g} multiply-adds")  # noqa: E501  # fmt: skip
 

@@ -2,8 +2,8 @@
 
 Each firing feature adds the labels of its position to the count of its level; a reverse cumulative sum over levels then
 gives every threshold at once. The work is the number of firings times the labels that hold, and not thresholds times
-features times positions times properties. On a GPU features are dense and one matrix product per threshold does it.
-Both are exact.
+features times positions times properties. Where nearly all features fire (neurons) and labels are many, and on a GPU,
+one matrix product per threshold does it faster. Both are exact.
 """
 
 from collections.abc import Iterable
@@ -16,6 +16,9 @@ from torch import Tensor
 
 from boardgames.firing import THRESHOLDS, Firing, SparseActivations, SparseLabels
 from saes.kernels.compiling import compiled, spread
+
+_PRODUCTS_PER_ADDITION = 60  # multiply-adds that BLAS makes in the time of one addition (benchmarks/board_metrics.py)
+_ROWS = 8192  # of a product
 
 
 @dataclass(frozen=True)
@@ -40,10 +43,20 @@ class Confusion:
         return best, which
 
 
-def count(firing: Firing, labels: SparseLabels) -> Confusion:
-    """All counts of one split."""
+def count(firing: Firing, labels: SparseLabels, device: str | torch.device = "cpu") -> Confusion:
+    """All counts of one split: by levels or by products, whichever takes less time here; by products on a GPU."""
     if firing.rows != labels.rows:
         raise ValueError(f"{firing.rows} rows of features and {labels.rows} rows of labels: they must be the same rows")
+    additions = len(firing.feature) * len(labels.column) / max(1, labels.rows)
+    products = len(THRESHOLDS) * firing.rows * firing.features * labels.columns
+    on_gpu = torch.device(device).type != "cpu"
+    if on_gpu or additions * _PRODUCTS_PER_ADDITION > products:
+        return count_by_products(firing, labels, device)
+    return count_by_levels(firing, labels)
+
+
+def count_by_levels(firing: Firing, labels: SparseLabels) -> Confusion:
+    """Work: firings times labels that hold."""
     by_feature = firing.by_feature
     tp_FTP = np.zeros((firing.features, len(THRESHOLDS), labels.columns), np.int32)
     fires_FT = np.zeros((firing.features, len(THRESHOLDS)), np.int32)
@@ -61,43 +74,34 @@ def count(firing: Firing, labels: SparseLabels) -> Confusion:
     return Confusion(tp_FTP.transpose(1, 0, 2), fires_FT.T, labels.positives, labels.rows)
 
 
+def count_by_products(firing: Firing, labels: SparseLabels, device: str | torch.device = "cpu") -> Confusion:
+    """Work: thresholds times features times positions times properties, as matrix products, some rows at a time.
+
+    Factors are 0 and 1 and sums stay below 2^24, so that float32 and TF32 are exact.
+    """
+    tp_TFP = np.zeros((len(THRESHOLDS), firing.features, labels.columns), np.int32)
+    fires_TF = np.zeros((len(THRESHOLDS), firing.features), np.int32)
+    for first in range(0, firing.rows, _ROWS):
+        rows = slice(first, min(first + _ROWS, firing.rows))
+        level_NF = torch.from_numpy(firing.dense(rows)).to(device)
+        truth_NP = torch.from_numpy(labels.dense(rows)).to(device, torch.float32)
+        for t in range(len(THRESHOLDS)):
+            active_NF = level_NF >= t
+            tp_TFP[t] += (active_NF.float().T @ truth_NP).cpu().numpy().astype(np.int32)
+            fires_TF[t] += active_NF.sum(0).cpu().numpy().astype(np.int32)
+    return Confusion(tp_TFP, fires_TF, labels.positives, labels.rows)
+
+
 def count_confusion(
     batches: Iterable[tuple[Float[Tensor, "_ f"], Bool[np.ndarray, "_ p"]]], maxima: Float[Tensor, " f"]
 ) -> Confusion:
-    """Counts of dense (features, labels) batches. `maxima` are each feature's maximum on the selection split.
-
-    Features on a GPU are counted there.
-    """
-    pairs = iter(batches)
-    first = next(pairs, None)
-    if first is None:
+    """Counts of dense (features, labels) batches. `maxima` are each feature's maximum on the selection split."""
+    pairs = list(batches)
+    if not pairs:
         raise ValueError("no positions to count")
-    if first[0].is_cuda:
-        return count_by_products([first, *pairs], maxima)
-    features, labels = zip(first, *pairs, strict=True)
-    return count(SparseActivations.of(features).firing(maxima.cpu()), SparseLabels.of(np.concatenate(labels)))
-
-
-def count_by_products(
-    batches: Iterable[tuple[Float[Tensor, "_ f"], Bool[np.ndarray, "_ p"]]], maxima: Float[Tensor, " f"]
-) -> Confusion:
-    """The same counts, one matrix product per threshold and batch: for dense features (neurons) on a GPU.
-
-    Factors are 0 and 1, so that float32 and TF32 are exact for batches of fewer than 2^24 rows.
-    """
-    tp, fires, positives, rows = None, None, 0, 0
-    for features, labels in batches:
-        alive = maxima.to(features.device) > 0
-        cuts_TF = torch.where(alive, THRESHOLDS[:, None].to(features.device) * maxima.to(features.device), torch.inf)
-        truth = torch.from_numpy(labels).to(features.device, torch.float32)
-        active = [features.float() > cut for cut in cuts_TF]
-        here = torch.stack([a.float().T @ truth for a in active]).cpu().numpy().astype(np.int64)
-        fired = torch.stack([a.sum(0) for a in active]).cpu().numpy()
-        tp, fires = (here, fired) if tp is None or fires is None else (tp + here, fires + fired)
-        positives, rows = positives + labels.sum(0), rows + len(labels)
-    if tp is None or fires is None:
-        raise ValueError("no positions to count")
-    return Confusion(tp, fires, np.asarray(positives), rows)
+    features, labels = zip(*pairs, strict=True)
+    truth = SparseLabels.of(np.concatenate(labels))
+    return count(SparseActivations.of(features).firing(maxima.cpu()), truth, features[0].device)
 
 
 @compiled

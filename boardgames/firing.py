@@ -89,6 +89,14 @@ class Firing:
         table: Any = csr_matrix((self.level + np.int8(1), self.feature, self.start), (self.rows, self.features)).tocsc()
         return ByFeature(table.indptr.astype(np.int64), table.indices, table.data - np.int8(1))
 
+    def dense(self, rows: slice) -> Int[np.ndarray, "some features"]:
+        """The levels of some rows, -1 where a feature does not fire."""
+        start = self.start[rows.start : rows.stop + 1]
+        here = slice(start[0], start[-1])
+        table = np.full((len(start) - 1, self.features), -1, np.int8)
+        table[np.repeat(np.arange(len(table)), np.diff(start)), self.feature[here]] = self.level[here]
+        return table
+
     def at(self, feature: int, threshold: int) -> Int[np.ndarray, " fires"]:
         """The rows on which a feature exceeds a threshold, ascending."""
         return self.by_feature.at(feature, threshold)
@@ -127,6 +135,13 @@ class SparseLabels:
     @property
     def columns(self) -> int:
         return len(self.positives)
+
+    def dense(self, rows: slice) -> Bool[np.ndarray, "some property"]:
+        """The labels of some rows."""
+        start = self.start[rows.start : rows.stop + 1]
+        table = np.zeros((len(start) - 1, self.columns), bool)
+        table[np.repeat(np.arange(len(table)), np.diff(start)), self.column[start[0] : start[-1]]] = True
+        return table
 
 
 @compiled

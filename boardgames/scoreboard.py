@@ -93,7 +93,7 @@ class Scoreboard:
             for games in (selection, scoring)
         )
         truths = (Truth(games.labels, games.groups, seed) for games in (selection, scoring))
-        self.referee = Referee(*truths, resampled=resampled, seed=seed)
+        self.referee = Referee(*truths, resampled=resampled, seed=seed, device=model.device)
         self._seed = seed
 
     def features(self, dictionary: Dictionary) -> tuple[SparseActivations, SparseActivations]:
@@ -122,6 +122,23 @@ class Scoreboard:
             drawn[feature] = DrawnFeature(feature, score.columns[p], float(score.f1[p]), board)
             squares.add(square)
         return tuple(drawn.values())
+
+    def drawn_squares(self, dictionary: Dictionary, score: GroupScore) -> Float[np.ndarray, "piece 64 64"]:
+        """For every piece and square of a group: where the piece stands when the best feature for it there fires.
+
+        Share of the firing positions of the scoring split, by square; NaN for a property that never occurs, or that
+        no feature detects.
+        """
+        selection, scoring = self.features(dictionary)
+        firing = scoring.firing(selection.maxima())
+        matrix, here = self.scoring.games.labels.matrix, self.referee.scoring.columns(score.name)
+        boards = np.full((len(score.columns), SQUARES), np.nan)
+        for p in np.flatnonzero(score.occurs & (score.feature >= 0)):
+            rows = firing.at(int(score.feature[p]), int(score.threshold[p]))
+            piece = here.start + int(p) // SQUARES * SQUARES
+            if len(rows):
+                boards[p] = matrix[rows, piece : piece + SQUARES].mean(0)
+        return boards.reshape(-1, SQUARES, SQUARES)
 
     def l0(self, dictionary: Dictionary) -> float:
         """Mean number of active features on the scored positions."""

@@ -11,6 +11,7 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
+import torch
 from jaxtyping import Bool, Float, Int
 
 from boardgames.bootstrap import Interval, coverage_interval, mean, pooled_interval, resamples
@@ -141,11 +142,16 @@ class Referee:
         resampled: int = RESAMPLES,
         least_games: int = MINIMUM_GAMES,
         seed: int = 0,
+        device: str | torch.device = "cpu",
     ) -> None:
-        """`resampled`: resamples of the scoring games. `least_games`: that a label's true positives come from."""
+        """`resampled`: resamples of the scoring games. `least_games`: that a label's true positives come from.
+
+        `device`: a GPU counts by matrix products; all else is done on the CPU.
+        """
         if selection.labels.columns != scoring.labels.columns:
             raise ScoringError("the two splits have different properties")
         self.selection, self.scoring, self.least_games = selection, scoring, least_games
+        self._device = device
         self.weights = resamples(scoring.games, resampled, seed)
 
     def score(self, selection: SparseActivations, scoring: SparseActivations) -> dict[str, GroupScore]:
@@ -155,7 +161,7 @@ class Referee:
         for firing, truth in ((chosen_from, self.selection), (scored_on, self.scoring)):
             if firing.rows != len(truth.game):
                 raise ScoringError(f"{firing.rows} rows of features for {len(truth.game)} labelled positions")
-        counts = count(chosen_from, self.selection.sparse)
+        counts = count(chosen_from, self.selection.sparse, self._device)
         detectors = choose(counts)
         by_game = count_games(detectors, scored_on, self.scoring.labels.matrix, self.scoring.game)
         given = from_enough_games(
@@ -211,7 +217,7 @@ class Referee:
 
     def _by_chance(self, chosen_from: Any, scored_on: Any) -> Float[np.ndarray, " property"]:
         """F1 on permuted labels of the detectors that are best on permuted labels."""
-        detectors = choose(count(chosen_from, self.selection.permuted.sparse))
+        detectors = choose(count(chosen_from, self.selection.permuted.sparse, self._device))
         noise = self.scoring.permuted
         return count_games(detectors, scored_on, noise.labels.matrix, noise.game).f1()
 

@@ -135,8 +135,10 @@ def _row(
     if config.mode == "paper":
         return Row(name, **about, paper=board.paper(dictionary))
     scores = board.score(dictionary)
-    drawn = board.drawn_features(dictionary, scores[LOW_LEVEL[board.scoring.games.game]]) if config.figures else ()
-    return Row(name, **about, scores=scores, drawn=drawn)
+    low = scores[LOW_LEVEL[board.scoring.games.game]]
+    drawn = board.drawn_features(dictionary, low) if config.figures else ()
+    squares = board.drawn_squares(dictionary, low) if config.figures else None
+    return Row(name, **about, scores=scores, drawn=drawn, squares=squares)
 
 
 def _beside(board: Scoreboard, site: Site, neurons: Site, dictionaries: Sequence[AffineDictionary]) -> list[Row]:

@@ -53,7 +53,7 @@ def draw_pareto(points: Sequence[tuple[str, float, float, float]], kind: str, pa
 
 def draw_heat_maps(score: GroupScore, game: Game, path: Path, title: str) -> None:
     """F1 of the best feature for every square, one board a piece; grey where the property never occurs."""
-    groups = [c.rsplit(" ", 1)[0] if game == "othello" else _piece(c) for c in score.columns[::SQUARES]]
+    groups = _pieces(score)
     f1 = np.where(score.occurs, score.f1, np.nan).reshape(len(groups), SQUARES)
     _boards(list(zip(groups, f1, strict=True)), game, path, f"{title}: F1 of the best feature", "viridis")
 
@@ -64,32 +64,69 @@ def draw_features(features: Sequence["DrawnFeature"], game: Game, path: Path, ti
     _boards(boards, game, path, f"{title}: share of positions with the piece, when the feature fires", "magma")
 
 
-def _piece(column: str) -> str:
-    """ "my knight" of "my knight off start f3"."""
-    return " ".join(column.split(" ")[:2])
+def draw_squares(
+    score: GroupScore, squares: Float[np.ndarray, "piece 64 64"], game: Game, path: Path, title: str
+) -> None:
+    """The best feature of every property: a board of boards for each piece, the small one at a square showing where the
+    piece stands when the best feature for that square fires."""
+    panels = [(name, _oriented(_nested(each), game)) for name, each in zip(_pieces(score), squares, strict=True)]
+    _sheet(
+        panels, game, path, f"{title}: where the piece stands when the best feature for a square fires", "magma", SIDE
+    )
+
+
+def _nested(squares: Float[np.ndarray, "64 64"]) -> Float[np.ndarray, "64 64"]:
+    """[square, square] as an image of boards: rows and columns of the outer board, then of the inner ones."""
+    return squares.reshape(SIDE, SIDE, SIDE, SIDE).transpose(0, 2, 1, 3).reshape(SQUARES, SQUARES)
+
+
+def _oriented(image: Float[np.ndarray, "side side"], game: Game) -> Float[np.ndarray, "side side"]:
+    """Files to the right: chess counts squares from a1 along the rank, Othello along the numbers of a file."""
+    return image if game == "chess" else image.T
+
+
+def _pieces(score: GroupScore) -> list[str]:
+    """ "mine" of "mine c3", "my knight" of "my knight off start f3"."""
+    return [c.rsplit(" ", 1)[0].removesuffix(" off start") for c in score.columns[::SQUARES]]
 
 
 def _boards(
     boards: Sequence[tuple[str, Float[np.ndarray, " square"]]], game: Game, path: Path, title: str, colours: str
 ) -> None:
+    panels = [(name, _oriented(values.reshape(SIDE, SIDE), game)) for name, values in boards]
+    _sheet(panels, game, path, title, colours, 1)
+
+
+def _sheet(
+    panels: Sequence[tuple[str, Float[np.ndarray, "side side"]]],
+    game: Game,
+    path: Path,
+    title: str,
+    colours: str,
+    pixels: int,
+) -> None:
+    """Panels of one scale from 0 to 1; a square has `pixels` values a side."""
     from matplotlib import colormaps
     from matplotlib.figure import Figure
 
-    columns = min(len(boards), 6 if len(boards) > 8 else 4)
-    rows = -(-len(boards) // columns)
-    figure = Figure(figsize=(2.1 * columns + 0.6, 2.3 * rows + 0.5), layout="constrained")
+    columns = min(len(panels), 6 if len(panels) > 8 else 4)
+    rows = -(-len(panels) // columns)
+    size = 2.1 if pixels == 1 else 3.2
+    figure = Figure(figsize=(size * columns + 0.8, (size + 0.2) * rows + 0.5), layout="constrained")
     axes = np.atleast_1d(np.array(figure.subplots(rows, columns, squeeze=False))).flatten()
     palette = colormaps[colours].with_extremes(bad="0.75")
+    middle = np.arange(SIDE) * pixels + (pixels - 1) / 2
     drawn: Any = None
-    for ax, (name, values) in zip(axes, boards, strict=False):
-        # chess counts squares from a1 along the rank, Othello from a1 along the file's numbers
-        board = values.reshape(SIDE, SIDE) if game == "chess" else values.reshape(SIDE, SIDE).T
-        drawn = ax.imshow(board, origin="lower" if game == "chess" else "upper", vmin=0, vmax=1, cmap=palette)
+    for ax, (name, image) in zip(axes, panels, strict=False):
+        drawn = ax.imshow(image, origin="lower" if game == "chess" else "upper", vmin=0, vmax=1, cmap=palette)
         ax.set_title(name, fontsize=7)
-        ax.set_xticks(range(SIDE), "abcdefgh", fontsize=6)
-        ax.set_yticks(range(SIDE), range(1, SIDE + 1), fontsize=6)
+        ax.set_xticks(middle, "abcdefgh", fontsize=6)
+        ax.set_yticks(middle, range(1, SIDE + 1), fontsize=6)
         ax.tick_params(length=0)
-    for ax in axes[len(boards) :]:
+        for edge in np.arange(1, SIDE) * pixels - 0.5 if pixels > 1 else ():
+            ax.axhline(edge, color="0.6", linewidth=0.4)
+            ax.axvline(edge, color="0.6", linewidth=0.4)
+    for ax in axes[len(panels) :]:
         ax.set_axis_off()
     figure.suptitle(title, fontsize=9)
     figure.colorbar(drawn, ax=list(axes), shrink=0.8)

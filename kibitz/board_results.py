@@ -11,7 +11,7 @@ import numpy as np
 from boardgames.labelled import LOW_LEVEL, Game
 from boardgames.scoreboard import DrawnFeature
 from boardgames.scoring import GroupScore, Summary, strategy_mean
-from kibitz.board_figures import draw_features, draw_heat_maps, draw_pareto
+from kibitz.board_figures import draw_features, draw_heat_maps, draw_pareto, draw_squares
 from saes.files import write_json, write_tensors, write_text
 
 STRATEGY = "strategy"
@@ -38,6 +38,8 @@ class Row:
     scores: Mapping[str, GroupScore] | None = None
     paper: Mapping[str, Mapping[str, Any]] | None = None
     drawn: tuple[DrawnFeature, ...] = ()
+    squares: np.ndarray | None = None
+    """of Scoreboard.drawn_squares, for the low-level group"""
 
     def low_level(self, game: Game) -> Summary:
         """The paper's low-level metric."""
@@ -170,6 +172,9 @@ class BoardResults:
                 name = row.name.replace("/", "_")
                 draw_heat_maps(row.scores[LOW_LEVEL[self.game]], self.game, run / f"{name}_f1.png", row.name)
                 draw_features(row.drawn, self.game, run / f"{name}_features.png", row.name)
+                if row.squares is not None:
+                    low = row.scores[LOW_LEVEL[self.game]]
+                    draw_squares(low, row.squares, self.game, run / f"{name}_squares.png", row.name)
 
 
 def _faithful(found: Faithfulness | None) -> list[str]:

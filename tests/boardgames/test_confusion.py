@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from boardgames.confusion import count, count_by_products, count_confusion
+from boardgames import confusion
+from boardgames.confusion import count, count_by_levels, count_by_products, count_confusion
 from boardgames.firing import THRESHOLDS, SparseActivations, SparseLabels
 
 ROWS, FEATURES, PROPERTIES = 120, 9, 5
@@ -45,12 +46,12 @@ def by_loop(f, labels, maxima):
     return tp, fires
 
 
-@pytest.mark.parametrize("counting", [count_by_products, count_confusion])
+@pytest.mark.parametrize("counting", [count_by_products, count_by_levels, count])
 @pytest.mark.parametrize("batch", [ROWS, 17])
 def test_counts_equal_a_dense_loop(counting, batch):
     f, labels, maxima = case()
-    pieces = [(f[i : i + batch], labels[i : i + batch]) for i in range(0, ROWS, batch)]
-    counts = counting(iter(pieces), maxima)
+    firing = SparseActivations.of(f.split(batch)).firing(maxima)
+    counts = counting(firing, SparseLabels.of(labels))
     tp, fires = by_loop(f, labels, maxima)
     assert np.array_equal(counts.true_positives, tp)
     assert np.array_equal(counts.fires, fires)
@@ -58,14 +59,28 @@ def test_counts_equal_a_dense_loop(counting, batch):
     assert not fires[:, [4, 5, 7]].any() and fires[10, 3] > 0 and fires[0, 6] < fires[0, 1]
 
 
-def test_levels_and_products_are_identical_on_many_rows():
+@pytest.mark.parametrize("rows", [3000, 500])
+def test_levels_and_products_are_identical_on_many_rows(monkeypatch, rows):
+    monkeypatch.setattr(confusion, "_ROWS", rows)
     generator = torch.Generator().manual_seed(1)
     f = torch.randn(3000, 40, generator=generator).relu() * (torch.rand(3000, 40, generator=generator) < 0.1)
-    labels = torch.rand(3000, 70, generator=generator).numpy() < 0.2
-    found = [counting([(f, labels)], f.amax(0)) for counting in (count_by_products, count_confusion)]
+    labels = SparseLabels.of(torch.rand(3000, 70, generator=generator).numpy() < 0.2)
+    firing = SparseActivations.of([f]).firing(f.amax(0))
+    found = [counting(firing, labels) for counting in (count_by_products, count_by_levels)]
     assert np.array_equal(found[0].true_positives, found[1].true_positives)
     assert np.array_equal(found[0].fires, found[1].fires)
     assert found[0].fires[0].min() > 50 and not found[0].fires[10].any(), "strictly above t = 1 there is nothing"
+
+
+@pytest.mark.parametrize(("dense", "way"), [(True, "count_by_products"), (False, "count_by_levels")])
+def test_the_cheaper_way_is_taken(monkeypatch, dense, way):
+    def taken(*_):
+        raise LookupError
+
+    monkeypatch.setattr(confusion, way, taken)
+    f = torch.ones(100, 20) if dense else torch.eye(100)[:, :20]
+    with pytest.raises(LookupError):
+        count(SparseActivations.of([f]).firing(torch.ones(20)), SparseLabels.of(np.ones((100, 6), bool)))
 
 
 def test_the_best_feature_is_the_first_of_those_with_the_highest_f1():
