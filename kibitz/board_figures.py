@@ -43,6 +43,8 @@ def draw_pareto(points: Sequence[tuple[str, float, float, float]], kind: str, pa
         )
     figure.colorbar(drawn, label=kind)
     axes.set_xscale("log")
+    for axis in (axes.xaxis.set_major_formatter, axes.xaxis.set_minor_formatter):
+        axis("{x:g}")
     axes.set_xlabel("L0: mean number of active features")
     axes.set_ylabel("loss recovered")
     axes.grid(alpha=0.3)

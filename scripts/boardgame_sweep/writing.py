@@ -6,6 +6,7 @@ from typing import Any
 
 from boardgame_sweep.measuring import KINDS, paired
 from boardgame_sweep.plan import LABELS, Game
+from boardgames.bootstrap import mean
 from kibitz.board_figures import draw_pareto
 from kibitz.board_results import markdown
 
@@ -195,9 +196,15 @@ def _verdicts(game: Game, trained: Sequence[Mapping[str, Any]], scores: Scores, 
         parts = []
         for level in levels(game):
             for kind in KINDS:
-                bounds = [paired(scores[a["folder"]], scores[b["folder"]], level, kind).bounds for a, b in pairs]
-                higher, lower = sum(low > 0 for low, _ in bounds), sum(high < 0 for _, high in bounds)
-                parts.append(f"{LEVEL_NAMES[level]} {kind} higher in {higher} and lower in {lower}")
+                differences = [paired(scores[a["folder"]], scores[b["folder"]], level, kind) for a, b in pairs]
+                higher = sum(d.bounds[0] > 0 for d in differences)
+                lower = sum(d.bounds[1] < 0 for d in differences)
+                both = mean(differences)
+                low, high = both.bounds
+                parts.append(
+                    f"{LEVEL_NAMES[level]} {kind} {both.score:+.3f} [{low:+.3f}, {high:+.3f}] on the mean of the pairs, "
+                    f"higher in {higher} and lower in {lower}"
+                )
         said.append(f"* **{name[0].upper()}{name[1:]}** ({len(pairs)} pairs): " + "; ".join(parts) + ".")
     folders = [r["folder"] for r in trained]
     for level in levels(game):
@@ -214,4 +221,7 @@ def _verdicts(game: Game, trained: Sequence[Mapping[str, Any]], scores: Scores, 
                 f"({scores[rival][level][kind]['score']:.3f}, {rival}): difference {d.score:+.3f} [{low:+.3f}, "
                 f"{high:+.3f}]. The probe reaches {probe:.3f}."
             )
+    seeds = {r["seed"] for r in trained}
+    if len(seeds) == 1:
+        said.append("* All dictionaries have one seed: the intervals speak of games, not of other first weights.")
     return ["\n".join(said)]
