@@ -202,7 +202,7 @@ def _verdicts(game: Game, trained: Sequence[Mapping[str, Any]], scores: Scores, 
                 both = mean(differences)
                 low, high = both.bounds
                 parts.append(
-                    f"{LEVEL_NAMES[level]} {kind} {both.score:+.3f} [{low:+.3f}, {high:+.3f}] on the mean of the pairs, "
+                    f"{LEVEL_NAMES[level]} {kind} {both.score:+.3f} [{low:+.3f}, {high:+.3f}] on the mean of pairs, "
                     f"higher in {higher} and lower in {lower}"
                 )
         said.append(f"* **{name[0].upper()}{name[1:]}** ({len(pairs)} pairs): " + "; ".join(parts) + ".")
