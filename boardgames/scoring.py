@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from boardgames.bootstrap import Interval, coverage_interval, mean, pooled_interval, resamples
+from boardgames.bootstrap import Interval, coverage_interval, f1_bounds, mean, pooled_interval, resamples
 from boardgames.confusion import count
 from boardgames.coverage import Chosen, GameCounts, always_on_f1, choose, count_games, positives_by_game
 from boardgames.firing import THRESHOLDS, SparseActivations, SparseLabels
@@ -90,6 +90,8 @@ class GroupScore:
     """-1 where no feature has a true positive on the selection split"""
     threshold: Int[np.ndarray, " property"]
     """index into THRESHOLDS"""
+    always_on_f1: Float[np.ndarray, " property"]
+    """of a feature that always fires"""
     coverage: Interval
     always_on: float
     """coverage of a feature that always fires"""
@@ -101,6 +103,8 @@ class GroupScore:
     """of a feature that always fires"""
     labelled_features: int
     """features with a label at that threshold"""
+    f1_bounds: Float[np.ndarray, "property 2"] | None = None
+    """of each property, where they were asked for"""
 
     @property
     def limit(self) -> float:
@@ -125,6 +129,12 @@ class GroupScore:
                 "feature": int(self.feature[p]),
                 "threshold": round(float(THRESHOLDS[self.threshold[p]]), 1),
                 "f1": float(self.f1[p]),
+                "always_on": float(self.always_on_f1[p]),
+                **(
+                    {}
+                    if self.f1_bounds is None
+                    else dict(zip(("low", "high"), self.f1_bounds[p].tolist(), strict=True))
+                ),
             }
             for p in np.flatnonzero(self.occurs)
         ]
@@ -140,12 +150,15 @@ class Referee:
         *,
         resampled: int = RESAMPLES,
         least_games: int = MINIMUM_GAMES,
+        each_property: bool = False,
         seed: int = 0,
     ) -> None:
-        """`resampled`: resamples of the scoring games. `least_games`: that a label's true positives come from."""
+        """`resampled`: resamples of the scoring games. `least_games`: that a label's true positives come from.
+        `each_property`: intervals of every property too."""
         if selection.labels.columns != scoring.labels.columns:
             raise ScoringError("the two splits have different properties")
         self.selection, self.scoring, self.least_games = selection, scoring, least_games
+        self._each_property = each_property
         self.weights = resamples(scoring.games, resampled, seed)
 
     def score(self, selection: SparseActivations, scoring: SparseActivations) -> dict[str, GroupScore]:
@@ -237,6 +250,7 @@ class Referee:
             counts.f1(),
             detectors.feature[here],
             detectors.threshold[here],
+            always,
             coverage_interval(counts, self.weights),
             float(always[occurs].mean()) if occurs.any() else 0.0,
             permuted,
@@ -244,6 +258,7 @@ class Referee:
             threshold,
             self._always_on_reconstruction(here, positives, rows),
             labelled,
+            f1_bounds(counts, self.weights) if self._each_property else None,
         )
 
     def _always_on_reconstruction(self, here: slice, positives: Int[np.ndarray, " property"], rows: int) -> float:
