@@ -4,6 +4,7 @@ docs/metrics.md defines the numbers. Floors, ceilings and what needs no dictiona
 components, neurons, a linear probe) stand beside them.
 """
 
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -105,7 +106,7 @@ def _score(
 ) -> BoardResults:
     sites = list(dict.fromkeys(d.site for d in dictionaries.values()))
     neurons = {site: neurons_beside(model, site.name).site for site in sites}
-    print(games.said, flush=True)
+    print(games.said, file=sys.stderr, flush=True)
     board = GameScoreboard(
         model,
         [*sites, *neurons.values()],

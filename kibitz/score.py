@@ -4,6 +4,7 @@ Coverage and reconstruction as `kibitz board` has them (docs/metrics.md), with d
 docs/score.md says how a table of labels is made.
 """
 
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -87,7 +88,7 @@ def run_score(config: ScoreConfig) -> str:
     inputs = {**{name: place.weights for name, place in places.items()}, "labels": config.labels}
     with run_folder(config.out, config, config.seed, inputs) as run:
         labelled = join(table, sample, config.selection_share, config.seed)
-        print(labelled.said, flush=True)
+        print(labelled.said, file=sys.stderr, flush=True)
         results = _score(config, model, dictionaries, labelled, sample)
         results.write(run)
     return results.shown(config.json) + ("" if config.json else f"\nResults: {config.out}")
