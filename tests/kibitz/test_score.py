@@ -63,7 +63,9 @@ def test_a_planted_concept_is_found_whatever_the_layout_and_stands_beside_floors
     assert [(b["property"], b["feature"]) for b in knows["residue"]["best"]] == [("residue: 3", 3), ("residue: 7", 7)]
     assert sets["linear probe at embed"]["groups"]["residue"]["coverage"]["score"] > 0.99
     assert sets["knows"]["faithfulness"]["loss_recovered"] == pytest.approx(1, abs=1e-5)
-    assert 0 < knows["concepts"]["floors"]["always_on"] < knows["concepts"]["coverage"]["score"] < 1
+    small = knows["concepts"]  # no single residue says it
+    assert 0 < small["floors"]["always_on"] < 1 and small["coverage"]["score"] < 0.5
+    assert small["floors"]["always_on"] == pytest.approx(small["best"][0]["always_on"])
     table = (folder / "out" / "table.md").read_text()
     assert table.strip() in printed.out and "1.000 [1.000, 1.000] by 3" in table
     samples = load_file(folder / "out" / "resamples.safetensors")
