@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
 from boardgames.coverage import GameCounts
 from boardgames.reconstruction import micro_f1
@@ -49,12 +49,26 @@ def resamples(games: int, count: int, seed: int = 0) -> Float[np.ndarray, "resam
 def coverage_interval(counts: GameCounts, weights: Float[np.ndarray, "resample game"]) -> Interval:
     """The mean F1 of the properties that occur, in all games and in each resample of them."""
     occurs = counts.positives.sum(0) > 0
-    hits, fires, positives = (a[:, occurs].astype(np.float64) for a in (counts.hits, counts.fires, counts.positives))
-    positives_SP = weights @ positives
-    f1_SP = 2 * (weights @ hits) / np.maximum(weights @ fires + positives_SP, 1)
-    there = positives_SP > 0
+    f1_SP, there = _resampled_f1(counts, weights, occurs)
     samples = np.where(there, f1_SP, 0).sum(1) / np.maximum(there.sum(1), 1)
     return Interval(float(counts.f1()[occurs].mean()) if occurs.any() else 0.0, samples)
+
+
+def f1_bounds(counts: GameCounts, weights: Float[np.ndarray, "resample game"]) -> Float[np.ndarray, "property 2"]:
+    """The middle 95 % of the resamples' F1 of each property, of those resamples in which it occurs."""
+    f1_SP, there = _resampled_f1(counts, weights, np.ones(counts.positives.shape[1], bool))
+    return np.array(
+        [Interval(score, f1_S[some]).bounds for score, f1_S, some in zip(counts.f1(), f1_SP.T, there.T, strict=True)]
+    ).reshape(-1, 2)
+
+
+def _resampled_f1(
+    counts: GameCounts, weights: Float[np.ndarray, "resample game"], chosen: Bool[np.ndarray, " property"]
+) -> tuple[Float[np.ndarray, "resample chosen"], Bool[np.ndarray, "resample chosen"]]:
+    """F1 of the chosen properties in each resample, and whether they occur in it."""
+    hits, fires, positives = (a[:, chosen].astype(np.float64) for a in (counts.hits, counts.fires, counts.positives))
+    positives_SP = weights @ positives
+    return 2 * (weights @ hits) / np.maximum(weights @ fires + positives_SP, 1), positives_SP > 0
 
 
 def pooled_interval(

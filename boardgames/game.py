@@ -66,7 +66,7 @@ class BoardProperty:
 
 @dataclass(frozen=True)
 class Labels:
-    """The answers for a set of positions; row n is position `ply[n]` of game `game[n]`."""
+    """The answers for a set of positions; row n is position `ply[n]` of game `game[n]` (or token of a document)."""
 
     columns: tuple[str, ...]
     squares: tuple[str, ...]

@@ -11,10 +11,10 @@ from typing import Literal
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Int, UInt8
-from torch import Tensor
+from jaxtyping import Bool, UInt8
 
-from boardgames.game import BoardProperty, Labels, label
+from boardgames.game import BoardProperty, label
+from boardgames.labelled_rows import LabelledRows
 from boardgames.othello import properties as othello_properties
 from boardgames.othello.rules import replay
 from boardgames.othello.transcript import CONTEXT as OTHELLO_CONTEXT
@@ -34,23 +34,10 @@ class LabelledError(ValueError):
 
 
 @dataclass(frozen=True)
-class LabelledGames:
-    """Row n of the labels belongs to the n-th position of `mask`, game by game."""
+class LabelledGames(LabelledRows):
+    """Each row is a game."""
 
     game: Game
-    tokens: Int[Tensor, "games length"]
-    played: Bool[Tensor, "games length"]
-    """not behind the end of a game"""
-    mask: Bool[Tensor, "games length"]
-    """scored"""
-    labels: Labels
-    groups: dict[str, int]
-    """names of groups of properties and their numbers of columns, in the order of the columns"""
-
-    def first_half(self) -> tuple[Int[Tensor, "some length"], Bool[Tensor, "some length"]]:
-        """All tokens of the first half of the games, of which the original takes its maxima."""
-        half = max(1, len(self.tokens) // 2)
-        return self.tokens[:half], self.played[:half]
 
 
 def groups_of(game: Game, labels: LabelSet = "corrected", more: Sequence[str] = ()) -> dict[str, list[BoardProperty]]:
@@ -87,7 +74,7 @@ def label_othello(
     mask = played if keep is None else played & keep[:, :OTHELLO_CONTEXT]
     tokens = torch.from_numpy(to_tokens(moves[:, :OTHELLO_CONTEXT]))
     labels = label(games.at(mask), [p for properties in groups.values() for p in properties])
-    return LabelledGames("othello", tokens, tokens != PAD, torch.from_numpy(mask), labels, _columns(groups))
+    return LabelledGames(tokens, tokens != PAD, torch.from_numpy(mask), labels, _columns(groups), "othello")
 
 
 def label_chess(
@@ -105,4 +92,4 @@ def label_chess(
     mask[found.game, found.character] = True
     played = torch.arange(CONTEXT) < torch.from_numpy(lengths(transcripts))[:, None]
     labels = label(found, [p for properties in groups.values() for p in properties])
-    return LabelledGames("chess", tokens, played, mask, labels, _columns(groups))
+    return LabelledGames(tokens, played, mask, labels, _columns(groups), "chess")

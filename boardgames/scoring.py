@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 
-from boardgames.bootstrap import Interval, coverage_interval, mean, pooled_interval, resamples
+from boardgames.bootstrap import Interval, coverage_interval, f1_bounds, mean, pooled_interval, resamples
 from boardgames.confusion import count
 from boardgames.coverage import Chosen, GameCounts, always_on_f1, choose, count_games, positives_by_game
 from boardgames.firing import THRESHOLDS, SparseActivations, SparseLabels
@@ -91,6 +91,8 @@ class GroupScore:
     """-1 where no feature has a true positive on the selection split"""
     threshold: Int[np.ndarray, " property"]
     """index into THRESHOLDS"""
+    always_on_f1: Float[np.ndarray, " property"]
+    """of a feature that always fires"""
     coverage: Interval
     always_on: float
     """coverage of a feature that always fires"""
@@ -102,6 +104,8 @@ class GroupScore:
     """of a feature that always fires"""
     labelled_features: int
     """features with a label at that threshold"""
+    f1_bounds: Float[np.ndarray, "property 2"] | None = None
+    """of each property, where they were asked for"""
 
     @property
     def limit(self) -> float:
@@ -126,6 +130,12 @@ class GroupScore:
                 "feature": int(self.feature[p]),
                 "threshold": round(float(THRESHOLDS[self.threshold[p]]), 1),
                 "f1": float(self.f1[p]),
+                "always_on": float(self.always_on_f1[p]),
+                **(
+                    {}
+                    if self.f1_bounds is None
+                    else dict(zip(("low", "high"), self.f1_bounds[p].tolist(), strict=True))
+                ),
             }
             for p in np.flatnonzero(self.occurs)
         ]
@@ -141,17 +151,19 @@ class Referee:
         *,
         resampled: int = RESAMPLES,
         least_games: int = MINIMUM_GAMES,
+        each_property: bool = False,
         seed: int = 0,
         device: str | torch.device = "cpu",
     ) -> None:
         """`resampled`: resamples of the scoring games. `least_games`: that a label's true positives come from.
 
-        `device`: a GPU counts by matrix products; all else is done on the CPU.
+        `each_property`: intervals of every property too. `device`: a GPU counts by matrix products; all else is done
+        on the CPU.
         """
         if selection.labels.columns != scoring.labels.columns:
             raise ScoringError("the two splits have different properties")
         self.selection, self.scoring, self.least_games = selection, scoring, least_games
-        self._device = device
+        self._each_property, self._device = each_property, device
         self.weights = resamples(scoring.games, resampled, seed)
 
     def score(self, selection: SparseActivations, scoring: SparseActivations) -> dict[str, GroupScore]:
@@ -243,6 +255,7 @@ class Referee:
             counts.f1(),
             detectors.feature[here],
             detectors.threshold[here],
+            always,
             coverage_interval(counts, self.weights),
             float(always[occurs].mean()) if occurs.any() else 0.0,
             permuted,
@@ -250,6 +263,7 @@ class Referee:
             threshold,
             self._always_on_reconstruction(here, positives, rows),
             labelled,
+            f1_bounds(counts, self.weights) if self._each_property else None,
         )
 
     def _always_on_reconstruction(self, here: slice, positives: Int[np.ndarray, " property"], rows: int) -> float:

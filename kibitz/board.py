@@ -4,6 +4,7 @@ docs/metrics.md defines the numbers. Floors, ceilings and what needs no dictiona
 components, neurons, a linear probe) stand beside them.
 """
 
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,19 +14,18 @@ import tyro
 from tqdm import tqdm
 from transformers import PreTrainedModel
 
+from boardgames.game_scoreboard import GameScoreboard
 from boardgames.labelled import LOW_LEVEL, At, Game, LabelledGames, LabelSet, groups_of
 from boardgames.lm import SHIPPED, game_of
-from boardgames.scoreboard import Scoreboard
 from kibitz.board_games import BoardGames, label_splits, open_games
-from kibitz.board_results import BoardResults, Faithfulness, Row
+from kibitz.board_results import BoardResults, BoardRow
 from kibitz.chain.board import neurons_beside
 from kibitz.evaluate import find_dictionaries, place_at
 from kibitz.runs import check_replaceable, run_folder
+from kibitz.scored import Faithfulness, beside, measure
 from saes.architectures import AffineDictionary
-from saes.evaluation import evaluate_all
 from saes.models import load_model
 from saes.samples import TokenBatch, in_batches
-from saes.sites import Site
 
 
 @dataclass(frozen=True)
@@ -106,8 +106,8 @@ def _score(
 ) -> BoardResults:
     sites = list(dict.fromkeys(d.site for d in dictionaries.values()))
     neurons = {site: neurons_beside(model, site.name).site for site in sites}
-    print(games.said, flush=True)
-    board = Scoreboard(
+    print(games.said, file=sys.stderr, flush=True)
+    board = GameScoreboard(
         model,
         [*sites, *neurons.values()],
         games.selection,
@@ -117,37 +117,35 @@ def _score(
         batch_rows=config.batch_rows,
     )
     faithful = _faithfulness(config, model, dictionaries, games) if config.faithful else {}
-    rows, beside = [], config.baselines and config.mode == "held-out"
-    with tqdm(total=len(dictionaries) + 4 * len(sites) * beside, desc="board", unit="set") as bar:
+    rows, baselines = [], config.baselines and config.mode == "held-out"
+    with tqdm(total=len(dictionaries) + 4 * len(sites) * baselines, desc="board", unit="set") as bar:
         for name, dictionary in dictionaries.items():
-            rows.append(_row(config, board, name, dictionary, faithful.get(name)))
+            rows.append(_row(config, board, games.scoring.game, name, dictionary, faithful.get(name)))
             bar.update()
-        for site in sites if beside else ():
-            rows += _beside(board, site, neurons[site], [d for d in dictionaries.values() if d.site == site])
+        for site in sites if baselines else ():
+            there = [d for d in dictionaries.values() if d.site == site]
+            for name, features, scores in beside(board, site, neurons[site], there):
+                rows.append(BoardRow(name, site.name, features, scores=scores))
             bar.update(4)
     return BoardResults(games.scoring.game, games.said, config.mode, config.label_set, tuple(rows))
 
 
 def _row(
-    config: BoardConfig, board: Scoreboard, name: str, dictionary: AffineDictionary, faithful: Faithfulness | None
-) -> Row:
+    config: BoardConfig,
+    board: GameScoreboard,
+    game: Game,
+    name: str,
+    dictionary: AffineDictionary,
+    faithful: Faithfulness | None,
+) -> BoardRow:
     about: dict[str, Any] = {"site": dictionary.site.name, "features": dictionary.features, "faithful": faithful}
     if config.mode == "paper":
-        return Row(name, **about, paper=board.paper(dictionary))
+        return BoardRow(name, **about, paper=board.paper(dictionary))
     scores = board.score(dictionary)
-    low = scores[LOW_LEVEL[board.scoring.games.game]]
+    low = scores[LOW_LEVEL[game]]
     drawn = board.drawn_features(dictionary, low) if config.figures else ()
     squares = board.drawn_squares(dictionary, low) if config.figures else None
-    return Row(name, **about, scores=scores, drawn=drawn, squares=squares)
-
-
-def _beside(board: Scoreboard, site: Site, neurons: Site, dictionaries: Sequence[AffineDictionary]) -> list[Row]:
-    """What needs no dictionary, with as many features as the widest dictionary there and the L0 of the middle one."""
-    features = max(d.features for d in dictionaries)
-    l0s = sorted(board.l0(d) for d in dictionaries)
-    found = board.baselines(site, neurons, features, l0s[len(l0s) // 2])
-    rows = [Row(f"{name} at {site.name}", site.name, features, scores=scores) for name, scores in found.items()]
-    return [*rows, Row(f"linear probe at {site.name}", site.name, 0, scores=board.probe(site))]
+    return BoardRow(name, **about, scores=scores, drawn=drawn, squares=squares)
 
 
 def _faithfulness(
@@ -155,13 +153,7 @@ def _faithfulness(
 ) -> dict[str, Faithfulness]:
     """On all tokens of both splits, up to as many as give 100,000."""
     batches = enough([games.selection, games.scoring], config.batch_rows)
-    total = 2 * sum(int(batch.keep.sum()) for batch in batches)
-    with tqdm(total=total, desc="loss", unit="token", unit_scale=True) as bar:
-        found = evaluate_all(model, list(dictionaries.values()), batches, progress=bar.update)
-    return {
-        name: Faithfulness(e.quality.tokens, e.quality.l0, e.quality.variance_explained, e.quality.loss_recovered)
-        for name, e in zip(dictionaries, found, strict=True)
-    }
+    return measure(model, dictionaries, batches, sum(int(batch.keep.sum()) for batch in batches))
 
 
 def enough(splits: Sequence[LabelledGames], batch_rows: int, tokens: int = 100_000) -> list[TokenBatch]:

@@ -12,7 +12,7 @@ from boardgames.scoring import GroupScore
 from saes.sweep import MARKERS, save_figure
 
 if TYPE_CHECKING:
-    from boardgames.scoreboard import DrawnFeature
+    from boardgames.game_scoreboard import DrawnFeature
 
 SQUARES, SIDE = 64, 8
 

@@ -2,40 +2,26 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from boardgames.game_scoreboard import DrawnFeature
 from boardgames.labelled import LOW_LEVEL, Game
-from boardgames.scoreboard import DrawnFeature
-from boardgames.scoring import GroupScore, Summary, strategy_mean
+from boardgames.scoring import Summary, strategy_mean
 from kibitz.board_figures import draw_features, draw_heat_maps, draw_pareto, draw_squares
+from kibitz.scored import FAITHFUL, Row, interval, markdown
 from saes.files import write_json, write_tensors, write_text
 
 STRATEGY = "strategy"
 
 
 @dataclass(frozen=True)
-class Faithfulness:
-    """On all tokens of the games."""
+class BoardRow(Row):
+    """A set of features that is scored on a game."""
 
-    tokens: int
-    l0: float
-    variance_explained: float
-    loss_recovered: float
-
-
-@dataclass(frozen=True)
-class Row:
-    """One set of features: a dictionary, or what stands beside it."""
-
-    name: str
-    site: str
-    features: int
-    faithful: Faithfulness | None = None
-    scores: Mapping[str, GroupScore] | None = None
     paper: Mapping[str, Mapping[str, Any]] | None = None
     drawn: tuple[DrawnFeature, ...] = ()
     squares: np.ndarray | None = None
@@ -61,7 +47,7 @@ class BoardResults:
     said: str
     mode: str
     labels: str
-    rows: tuple[Row, ...]
+    rows: tuple[BoardRow, ...]
 
     def shown(self, as_json: bool) -> str:
         """For the terminal."""
@@ -76,17 +62,15 @@ class BoardResults:
             "sets": [self._row(row) for row in self.rows],
         }
 
-    def _row(self, row: Row) -> dict[str, Any]:
-        about: dict[str, Any] = {"name": row.name, "site": row.site, "features": row.features or None}
-        about["faithfulness"] = None if row.faithful is None else asdict(row.faithful)
+    def _row(self, row: BoardRow) -> dict[str, Any]:
         if row.paper is not None:
-            return {**about, "paper": row.paper}
+            return {**row.about(), "paper": row.paper}
         assert row.scores is not None
         strategy = row.strategy(self.game)
         return {
-            **about,
+            **row.about(),
             **({STRATEGY: strategy.to_json()} if strategy else {}),
-            "groups": {name: {**s.to_json(), "best": s.best()} for name, s in row.scores.items()},
+            "groups": row.groups(),
         }
 
     def table(self) -> str:
@@ -95,15 +79,13 @@ class BoardResults:
 
     def _held_out_table(self) -> str:
         strategy = self.game == "chess"
-        header = ["features", "site", "F", "L0", "variance", "loss recovered"]
+        header = ["features", "site", "F", *FAITHFUL]
         header += ["coverage", "above floor", "reconstruction"]
         header += ["strategy coverage", "strategy reconstruction"] if strategy else []
         rows = []
         for row in self.rows:
             low, high = row.low_level(self.game), row.strategy(self.game)
-            cells = [row.name, row.site, str(row.features or "")]
-            cells += _faithful(row.faithful)
-            cells += [interval(low.coverage), f"{low.normalised:.3f}", interval(low.reconstruction)]
+            cells = [*row.cells(), interval(low.coverage), f"{low.normalised:.3f}", interval(low.reconstruction)]
             cells += [interval(high.coverage), interval(high.reconstruction)] if high else []
             rows.append(cells)
         first = self.rows[0].low_level(self.game)
@@ -117,14 +99,14 @@ class BoardResults:
 
     def _paper_table(self) -> str:
         groups = list(self.rows[0].paper or {})
-        header = ["features", "site", "F", "L0", "variance", "loss recovered"]
+        header = ["features", "site", "F", *FAITHFUL]
         main, rest = LOW_LEVEL[self.game], [g for g in groups if g != LOW_LEVEL[self.game]]
         header += ["coverage", "reconstruction", "reconstruction, last"]
         header += ["strategy coverage", "strategy reconstruction"] if self.game == "chess" else []
         rows = []
         for row in self.rows:
             assert row.paper is not None
-            cells = [row.name, row.site, str(row.features), *_faithful(row.faithful)]
+            cells = row.cells()
             cells += [f"{row.paper[main][key]:.3f}" for key in ("coverage", "reconstruction", "reconstruction_last")]
             if self.game == "chess":
                 cells += [f"{np.mean([row.paper[g][k] for g in rest]):.3f}" for k in ("coverage", "reconstruction")]
@@ -175,29 +157,3 @@ class BoardResults:
                 if row.squares is not None:
                     low = row.scores[LOW_LEVEL[self.game]]
                     draw_squares(low, row.squares, self.game, run / f"{name}_squares.png", row.name)
-
-
-def _faithful(found: Faithfulness | None) -> list[str]:
-    if found is None:
-        return ["", "", ""]
-    return [f"{found.l0:.1f}", f"{found.variance_explained:.3f}", f"{found.loss_recovered:.4f}"]
-
-
-def interval(score: Any) -> str:
-    """0.531 [0.524, 0.537]."""
-    low, high = score.bounds
-    return f"{score.score:.3f} [{low:.3f}, {high:.3f}]"
-
-
-def markdown(header: list[str], rows: list[list[str]]) -> str:
-    """A table whose columns line up in plain text too."""
-    widths = [max(len(cells[i]) for cells in (header, *rows)) for i in range(len(header))]
-    line = "| " + " | ".join(cell.ljust(w) for cell, w in zip(header, widths, strict=True)) + " |"
-    rule = "|" + "|".join("-" * (w + 2) for w in widths) + "|"
-    body = [
-        "| "
-        + " | ".join(c.rjust(w) if i else c.ljust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True)))
-        + " |"
-        for row in rows
-    ]
-    return "\n".join([line, rule, *body])

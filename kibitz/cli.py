@@ -22,6 +22,7 @@ from kibitz.demo import DemoConfig, run_demo
 from kibitz.evaluate import EvalConfig, run_eval
 from kibitz.games import GamesConfig, run_games
 from kibitz.harvest import HarvestConfig, run_harvest
+from kibitz.score import ScoreConfig, run_score
 from kibitz.sweep import SweepConfig, run_sweep
 from kibitz.train import RunConfig, run_train
 
@@ -32,6 +33,7 @@ COMMANDS: dict[str, tuple[type, Callable[[Any], str]]] = {
     "harvest": (HarvestConfig, run_harvest),
     "eval": (EvalConfig, run_eval),
     "board": (BoardConfig, run_board),
+    "score": (ScoreConfig, run_score),
     "export": (ExportConfig, export_dictionary),
     "import": (ImportConfig, import_dictionary),
     "games": (GamesConfig, run_games),

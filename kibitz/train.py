@@ -15,6 +15,7 @@ from kibitz.lasting_runs import lasting_run
 from kibitz.material import Material, MaterialOptions
 from kibitz.runs import RunError, plain
 from kibitz.stacks import StackOptions, folder_name
+from kibitz.watched import WatchOptions
 from saes.architectures import AffineDictionary
 from saes.checkpoint import save_dictionary
 from saes.files import write_json, write_text
@@ -34,7 +35,7 @@ _IGNORED = (
 
 
 @dataclass(frozen=True)
-class RunConfig(MaterialOptions, StackOptions):
+class RunConfig(MaterialOptions, StackOptions, WatchOptions):
     """Train dictionaries at one site or several from one pass; the same command again goes on where it stopped."""
 
     save_every: int = 500
@@ -59,6 +60,9 @@ class RunConfig(MaterialOptions, StackOptions):
     def __post_init__(self) -> None:
         MaterialOptions.__post_init__(self)
         StackOptions.__post_init__(self)
+        WatchOptions.__post_init__(self)
+        if self.board_every and (self.corpus is not None or self.activations is not None):
+            raise ValueError("--board-every is for games as the corpus: leave out --corpus and --activations")
         for name in ("save_every", "keep", "log_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}: choose 1 or more")
@@ -103,6 +107,7 @@ def run_train(config: RunConfig) -> str:
 def _train(config: RunConfig, material: Material, trainers: dict[str, Trainer[AffineDictionary]], run: Path) -> str:
     """Train to the end; the first process writes what has been found, and returns the table."""
     leads = next(iter(trainers.values())).ranks.leads
+    names = [folder_name(member) for member in config.members()]
     with _recorder(config, run) if leads else nullcontext() as recorder:
         stacks = train_stacks(
             trainers,
@@ -111,11 +116,13 @@ def _train(config: RunConfig, material: Material, trainers: dict[str, Trainer[Af
             checkpoints=Checkpoints(run / "checkpoints", config.keep),
             save_every=config.save_every,
             log_every=config.log_every,
+            observe=config.watch(material, run, names, recorder),
+            observe_every=max(1, config.board_every),
         )
     if not leads:
         return ""
     members = config.members()
-    folders = {name: [f"dictionaries/{name}/{folder_name(m)}" for m in members] for name in stacks}
+    folders = {name: [f"dictionaries/{name}/{of_member}" for of_member in names] for name in stacks}
     for name, dictionaries in stacks.items():  # before they are scored: whatever happens then, they are there
         for dictionary, folder in zip(dictionaries, folders[name], strict=True):
             save_dictionary(dictionary, run / folder)
@@ -129,7 +136,7 @@ def _train(config: RunConfig, material: Material, trainers: dict[str, Trainer[Af
         tables.append(f"{name}\n{found.table()}")
     note = material.note()
     write_json(run / "results.json", {"rows": rows, "note": note})
-    table = "\n\n".join([*tables, note])
+    table = "\n\n".join([*tables, note, *filter(None, [config.said(run)])])
     write_text(run / "table.txt", table + "\n")
     return f"{table}\nDictionaries: {config.out / 'dictionaries'}"
 

@@ -46,14 +46,18 @@ class JSONLines:
 
 
 def read_records(path: Path) -> list[dict[str, Any]]:
-    """All whole lines of a JSONLines file; of steps recorded twice (before a kill and after) the later one."""
+    """The numbers of each step, site and member, from all whole lines of a JSONLines file.
+
+    Of a number recorded twice (before a kill and after) the later one.
+    """
     records: dict[tuple[int, str, int], dict[str, Any]] = {}
     for line in path.read_text(encoding="utf-8").splitlines():
         try:
             record = json.loads(line)
         except ValueError:  # the line that a kill cut short
             continue
-        records[record["step"], str(record.get("site", "")), int(record.get("member", 0))] = record
+        key = record["step"], str(record.get("site", "")), int(record.get("member", 0))
+        records[key] = {**records.get(key, {}), **record}
     return list(records.values())
 
 

@@ -1,7 +1,7 @@
 """The one training loop: several trainers, at one site or many, share one stream of batches."""
 
-from collections.abc import Mapping
-from typing import TypeVar
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
 
 import torch
 from tqdm import tqdm
@@ -24,6 +24,7 @@ class TrainingError(ValueError):
 
 
 A = TypeVar("A", bound=AffineDictionary)
+Observer = Callable[[int, Mapping[str, Trainer[Any]]], None]  # the step that was just made, and the trainers by name
 
 
 def batch_for(dictionary: AffineDictionary, activations: Activations) -> Batch:
@@ -106,15 +107,21 @@ def train_stacks(
     log_every: int = 50,
     checkpoints: Checkpoints | None = None,
     save_every: int = 500,
+    observe: Observer | None = None,
+    observe_every: int = 500,
     progress: bool = True,
 ) -> dict[str, list[A]]:
     """Train stacks of dictionaries on shared batches to the end, from the last of `checkpoints` if there is one.
 
     All trainers must ask for the same number of steps. A resumed run draws the batches that an undisturbed one would.
     Of a stream that has a place the checkpoints hold it; of others batch n is asked for by its number.
+    `observe` is called after every `observe_every` steps and after the last, on all ranks and before the checkpoint of
+    the same step, so that what it keeps is never behind a checkpoint; it may ask the trainers and must not move them.
     A loss or weight that is not finite ends the run (TrainingError) when it is logged or before it is saved.
     Of several ranks the first records and writes, and returns the dictionaries; the others return empty lists.
     """
+    if observe_every < 1:
+        raise ValueError(f"observe_every is {observe_every}: choose 1 or more")
     ranks = next(iter(trainers.values())).ranks
     recorder = recorder if recorder is not None and ranks.leads else Silent()
     steps = {trainer.config.steps for trainer in trainers.values()}
@@ -153,6 +160,8 @@ def train_stacks(
                         recorder.record(step, {"site": name, **which, **values})
                     bar.set_postfix(l0=f"{measured[0]['l0']:.1f}", explained=f"{measured[0]['variance_explained']:.3f}")
             bar.update()
+            if observe is not None and ((step + 1) % observe_every == 0 or step + 1 == total):
+                observe(step, trainers)
             if checkpoints is not None and save:
                 for name, trainer in trainers.items():
                     check_weights(name, step, trainer, checkpoints)

@@ -16,9 +16,9 @@ from transformers import PreTrainedModel
 from boardgame_sweep.data import GameParts
 from boardgames.baselines import principal_components, random_dictionary, signed_neurons
 from boardgames.bootstrap import Interval
+from boardgames.game_scoreboard import GameScoreboard
 from boardgames.labelled import LOW_LEVEL, groups_of
 from boardgames.lm import random_weights
-from boardgames.scoreboard import Scoreboard
 from boardgames.scoring import GroupScore, Summary, strategy_mean
 from kibitz.board import enough
 from kibitz.board_games import BoardGames, Splits, label_splits
@@ -57,14 +57,14 @@ class Arena:
         return [find_site(self.model, f"mlp_hidden_{i}") for i in range(self.model.config.n_layer)]
 
     @cached_property
-    def board(self) -> Scoreboard:
-        return Scoreboard(self.model, [self.site, *self.blocks], self.games.selection, self.games.scoring)
+    def board(self) -> GameScoreboard:
+        return GameScoreboard(self.model, [self.site, *self.blocks], self.games.selection, self.games.scoring)
 
     @cached_property
-    def paper_board(self) -> Scoreboard:
+    def paper_board(self) -> GameScoreboard:
         """With the original's labels on all positions, as it scores them."""
         games = label_splits(self.splits, self.parts.game, groups_of(self.parts.game, "paper"), fresh=False)
-        return Scoreboard(self.model, [self.site, *self.blocks], games.selection, games.scoring, resampled=0)
+        return GameScoreboard(self.model, [self.site, *self.blocks], games.selection, games.scoring, resampled=0)
 
     def measure(self, trained: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
         """What is known of every dictionary and of what stands beside them, by name."""

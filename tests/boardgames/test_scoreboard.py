@@ -7,10 +7,11 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 from boardgames.baselines import principal_components, random_dictionary, signed_neurons
 from boardgames.chess.transcript import VOCABULARY
+from boardgames.game_scoreboard import GameScoreboard
 from boardgames.labelled import LabelledError, groups_of, label_chess, label_othello
 from boardgames.othello.rules import random_games, replay
 from boardgames.othello.transcript import CONTEXT
-from boardgames.scoreboard import Scoreboard, encode_rows, harvest_rows
+from boardgames.scoreboard import encode_rows, harvest_rows
 from saes.dictionary import IdentityDictionary
 from saes.families import find_site
 from saes.sites import Site
@@ -89,14 +90,14 @@ def board():
     groups = groups_of("othello")
     splits = [label_othello(random_games(30, np.random.default_rng(s)), groups) for s in range(2)]
     sites = [find_site(model, "embed"), find_site(model, "mlp_hidden_0")]
-    return Scoreboard(model, sites, *splits, resampled=20), model, sites
+    return GameScoreboard(model, sites, *splits, resampled=20), model, sites
 
 
 def test_activations_are_those_of_single_games(board):
     _, model, (site, _) = board
     games = label_othello(random_games(3, np.random.default_rng(5)), groups_of("othello"))
-    together = harvest_rows(model, [site], games.tokens, games.mask, batch_rows=2)[site]
-    alone = [harvest_rows(model, [site], games.tokens[n : n + 1], games.mask[n : n + 1])[site] for n in range(3)]
+    together = harvest_rows(model, [site], games.tokens, [games.mask], batch_rows=2)[0][site]
+    alone = [harvest_rows(model, [site], games.tokens[n : n + 1], [games.mask[n : n + 1]])[0][site] for n in range(3)]
     assert torch.allclose(together, torch.cat(alone), atol=1e-6)
 
 
@@ -112,7 +113,7 @@ def test_what_is_planted_is_found_and_drawn(board):
 
     last = scoreboard.referee.selection.columns("last move")
     known = scoreboard.selection.activations[site]
-    labels = torch.from_numpy(scoreboard.selection.games.labels.matrix[:, last])
+    labels = torch.from_numpy(scoreboard.selection.rows.labels.matrix[:, last])
     playable = labels.any(0)
     # a token at one place has one embedding, so that the rows of a square share all but the position's part
     centres = torch.stack([known[labels[:, p]].mean(0) for p in playable.nonzero()[:, 0]])
@@ -125,6 +126,12 @@ def test_what_is_planted_is_found_and_drawn(board):
     for each in drawn:
         assert each.board.argmax() == "abcdefgh".index(each.property[-2]) * 8 + int(each.property[-1]) - 1
         assert each.board.max() > 0.9
+    nested = scoreboard.drawn_squares(dictionary, scores["last move"])
+    assert nested.shape == (1, 64, 64)
+    centre = [27, 28, 35, 36]
+    assert np.isnan(nested[0, centre]).all(), "no move is ever made to the four squares that are full at the start"
+    others = np.delete(np.arange(64), centre)
+    assert (np.nanargmax(nested[0, others], 1) == others).mean() > 0.95
 
 
 def test_the_scoreboard_scores_as_the_referee_does(board):

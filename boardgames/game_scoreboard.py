@@ -1,0 +1,103 @@
+"""A scoreboard of games: features drawn on boards, and the numbers of the original code."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+from torch import Tensor
+
+from boardgames import paper
+from boardgames.firing import SparseLabels
+from boardgames.scoreboard import Scoreboard, encode_rows, harvest_rows
+from boardgames.scoring import GroupScore
+from saes.dictionary import Dictionary
+from saes.sites import Site
+
+PAPER_DENOMINATORS = {"board": 192}  # of columns that are 128; every other group is divided by its own number
+SQUARES = 64
+
+
+@dataclass(frozen=True)
+class DrawnFeature:
+    """A feature and where the piece of its property stands when it fires."""
+
+    feature: int
+    property: str
+    f1: float
+    board: Float[np.ndarray, " square"]
+    """share of the positions on which the feature fires that have the piece there"""
+
+
+class GameScoreboard(Scoreboard):
+    """Two splits of labelled games; groups of properties have 64 columns a piece where they are about squares."""
+
+    def drawn_features(self, dictionary: Dictionary, score: GroupScore, count: int = 8) -> tuple[DrawnFeature, ...]:
+        """The best detectors of a group of squares, each another feature for another square, best first."""
+        selection, scoring = self.features(dictionary)
+        firing = scoring.firing(selection.maxima())
+        labels, here = self.scoring.rows.labels, self.referee.scoring.columns(score.name)
+        drawn: dict[int, DrawnFeature] = {}
+        squares: set[str] = set()
+        for p in np.argsort(-score.f1, kind="stable"):
+            feature, square = int(score.feature[p]), labels.squares[here.start + int(p)]
+            if feature < 0 or feature in drawn or square in squares or len(drawn) == count:
+                continue
+            rows = firing.at(feature, int(score.threshold[p]))
+            piece = here.start + int(p) // SQUARES * SQUARES
+            board = labels.matrix[rows, piece : piece + SQUARES].mean(0) if len(rows) else np.zeros(SQUARES)
+            drawn[feature] = DrawnFeature(feature, score.columns[p], float(score.f1[p]), board)
+            squares.add(square)
+        return tuple(drawn.values())
+
+    def drawn_squares(self, dictionary: Dictionary, score: GroupScore) -> Float[np.ndarray, "piece 64 64"]:
+        """For every piece and square of a group: where the piece stands when the best feature for it there fires.
+
+        Share of the firing positions of the scoring split, by square; NaN for a property that never occurs, or that
+        no feature detects.
+        """
+        selection, scoring = self.features(dictionary)
+        firing = scoring.firing(selection.maxima())
+        matrix, here = self.scoring.rows.labels.matrix, self.referee.scoring.columns(score.name)
+        boards = np.full((len(score.columns), SQUARES), np.nan)
+        for p in np.flatnonzero(score.occurs & (score.feature >= 0)):
+            rows = firing.at(int(score.feature[p]), int(score.threshold[p]))
+            piece = here.start + int(p) // SQUARES * SQUARES
+            if len(rows):
+                boards[p] = matrix[rows, piece : piece + SQUARES].mean(0)
+        return boards.reshape(-1, SQUARES, SQUARES)
+
+    def paper(self, dictionary: Dictionary) -> dict[str, dict[str, Any]]:
+        """The numbers of the original code for every group, in-sample and with its denominators; see paper.py."""
+        site = dictionary.site
+        maxima = encode_rows(dictionary, self._first_half[site]).maxima()
+        firings = [features.firing(maxima) for features in self.features(dictionary)]
+        found = {}
+        for name in self.referee.selection.groups:
+            here = self.referee.selection.columns(name)
+            truth = self.scoring.rows.labels.matrix[:, here]
+            width = truth.shape[1]
+            square = np.arange(width) % SQUARES if width % SQUARES == 0 else np.zeros(width, np.int64)
+            found[name] = paper.score(
+                firings[0],
+                self._paper_truth[name],
+                firings[1],
+                truth,
+                square,
+                PAPER_DENOMINATORS.get(name, int(width)),
+            )
+        return found
+
+    @cached_property
+    def _paper_truth(self) -> dict[str, Any]:
+        truth = self.referee.selection
+        return {
+            name: SparseLabels.of(np.ascontiguousarray(truth.labels.matrix[:, truth.columns(name)]))
+            for name in truth.groups
+        }
+
+    @cached_property
+    def _first_half(self) -> dict[Site, Float[Tensor, "positions d"]]:
+        tokens, played = self.selection.rows.first_half()
+        return harvest_rows(self._model, self.sites, tokens, [played], self._batch_rows)[0]
