@@ -10,6 +10,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import MISSING, fields
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -42,7 +43,7 @@ def lasting_run(
     if manifest.get("format") != LASTING:
         raise RunError(f"{out}: holds another kind of run; choose another folder")
     with locked(out, "training"):
-        _check_same(out, manifest["settings"], settings)
+        _check_same(out, _defaults(config, ignored) | manifest["settings"], settings)
         for unfinished in out.rglob(".*.part"):  # what a kill in the middle of a file has left
             unfinished.unlink()
         try:
@@ -81,6 +82,12 @@ def _check_same(out: Path, before: dict[str, Any], now: dict[str, Any]) -> None:
             f"{out}: holds a run with other settings ({first} is {before.get(first)} there and {now.get(first)} here); "
             "choose another folder, or give the same settings to go on with it"
         )
+
+
+def _defaults(config: Any, ignored: Sequence[str]) -> dict[str, Any]:
+    """What a setting counts as in a run that was begun before the setting existed."""
+    given = {f.name: f.default for f in fields(config) if f.default is not MISSING and f.name not in ignored}
+    return plain(given)
 
 
 def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

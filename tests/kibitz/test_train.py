@@ -16,7 +16,7 @@ from kibitz import lasting_runs, material
 from kibitz.runs import RunError, run_folder
 from kibitz.train import RunConfig, run_train
 from saes.checkpoint import load_dictionary
-from saes.files import read_json
+from saes.files import read_json, write_json
 from saes.locks import LockError
 from saes.recorder import read_records
 from saes.run_checkpoints import Checkpoints
@@ -92,6 +92,16 @@ def test_other_settings_are_refused_and_nothing_is_touched(config):
     with pytest.raises(RunError, match=r"other settings \(learning_rate is 0.001 there and 0.01 here\)"):
         run_train(replace(config, learning_rate=0.01))
     assert {p: p.read_bytes() for p in config.out.rglob("*") if p.is_file()}.keys() == before.keys()
+
+
+def test_a_run_from_before_a_setting_existed_goes_on_with_its_default(config):
+    run_train(config)
+    manifest = read_json(config.out / "manifest.json")
+    del manifest["settings"]["board_every"], manifest["settings"]["max_norm"]
+    write_json(config.out / "manifest.json", manifest)
+    run_train(config)
+    with pytest.raises(RunError, match=r"max_norm is None there and 5.0 here"):
+        run_train(replace(config, max_norm=5.0))
 
 
 def test_other_games_at_the_same_place_are_refused(config, tmp_path):
