@@ -1,10 +1,10 @@
-"""Intervals over games: positions of one game are not independent, so that whole games are drawn again."""
+"""Intervals over games: positions of one game are not independent, so that whole games are weighted anew."""
 
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 
 from boardgames.coverage import GameCounts
 from boardgames.reconstruction import micro_f1
@@ -42,33 +42,35 @@ def mean(intervals: list[Interval]) -> Interval:
 
 
 def resamples(games: int, count: int, seed: int = 0) -> Float[np.ndarray, "resample game"]:
-    """How often each game is drawn, as many draws as there are games."""
-    return np.random.default_rng([seed, games]).multinomial(games, np.full(games, 1 / games), count).astype(np.float64)
+    """Random weights of the games, of mean 1 in each resample (the Bayesian bootstrap, Rubin 1981).
+
+    Drawing games with replacement would leave a third of them out each time, and with them the properties that occur
+    in one game only: their mean would then be one of other properties.
+    """
+    return np.random.default_rng([seed, games]).dirichlet(np.ones(games), count) * games
 
 
 def coverage_interval(counts: GameCounts, weights: Float[np.ndarray, "resample game"]) -> Interval:
     """The mean F1 of the properties that occur, in all games and in each resample of them."""
-    occurs = counts.positives.sum(0) > 0
-    f1_SP, there = _resampled_f1(counts, weights, occurs)
-    samples = np.where(there, f1_SP, 0).sum(1) / np.maximum(there.sum(1), 1)
-    return Interval(float(counts.f1()[occurs].mean()) if occurs.any() else 0.0, samples)
+    occurs = counts.positives.any(0)
+    if not occurs.any():
+        return Interval(0.0, np.zeros(len(weights)))
+    return Interval(float(counts.f1()[occurs].mean()), _resampled_f1(counts, weights)[:, occurs].mean(1))
 
 
 def f1_bounds(counts: GameCounts, weights: Float[np.ndarray, "resample game"]) -> Float[np.ndarray, "property 2"]:
-    """The middle 95 % of the resamples' F1 of each property, of those resamples in which it occurs."""
-    f1_SP, there = _resampled_f1(counts, weights, np.ones(counts.positives.shape[1], bool))
-    return np.array(
-        [Interval(score, f1_S[some]).bounds for score, f1_S, some in zip(counts.f1(), f1_SP.T, there.T, strict=True)]
-    ).reshape(-1, 2)
+    """The middle 95 % of the resamples' F1 of each property."""
+    f1_SP = _resampled_f1(counts, weights)
+    return np.array([Interval(score, f1_S).bounds for score, f1_S in zip(counts.f1(), f1_SP.T, strict=True)])
 
 
 def _resampled_f1(
-    counts: GameCounts, weights: Float[np.ndarray, "resample game"], chosen: Bool[np.ndarray, " property"]
-) -> tuple[Float[np.ndarray, "resample chosen"], Bool[np.ndarray, "resample chosen"]]:
-    """F1 of the chosen properties in each resample, and whether they occur in it."""
-    hits, fires, positives = (a[:, chosen].astype(np.float64) for a in (counts.hits, counts.fires, counts.positives))
-    positives_SP = weights @ positives
-    return 2 * (weights @ hits) / np.maximum(weights @ fires + positives_SP, 1), positives_SP > 0
+    counts: GameCounts, weights: Float[np.ndarray, "resample game"]
+) -> Float[np.ndarray, "resample property"]:
+    """F1 of every property in each resample; 0 for one that neither occurs nor is predicted."""
+    hits, fires, positives = (a.astype(np.float64) for a in (counts.hits, counts.fires, counts.positives))
+    total_SP = weights @ (fires + positives)
+    return 2 * (weights @ hits) / np.where(total_SP > 0, total_SP, 1)
 
 
 def pooled_interval(

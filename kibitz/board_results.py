@@ -93,7 +93,7 @@ class BoardResults:
         note = (
             f"{self.said}. Labels: {self.labels}. Of the properties {limit:.1%} occur, the others are left out. A "
             f"feature that always fires covers {first.always_on:.3f} and reconstructs "
-            f"{first.reconstruction_floor:.3f}. Brackets: 95 % of resamples of the games."
+            f"{first.reconstruction_floor:.3f}. Brackets: 95 % of random weightings of the games."
         )
         return markdown(header, rows) + f"\n\n{note}"
 

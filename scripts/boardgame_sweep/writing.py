@@ -74,14 +74,14 @@ def section(facts: Mapping[str, Any], trained: Sequence[Mapping[str, Any]], scor
         + (", whose coverage of Othello is divided by 192 of which 128 can be true." if game == "othello" else "."),
         _best_table(game, trained, scores),
         "### Every dictionary",
-        "Intervals: 95 % of 1,000 resamples of the scoring games. The floor is the higher of a feature that always "
-        "fires and of the best features for permuted labels; `above floor` is (coverage − floor) / (1 − floor).",
+        "Intervals: 95 % of 1,000 random weightings of the scoring games. The floor is the higher of a feature that "
+        "always fires and of the best features for permuted labels; `above floor` is (coverage − floor) / (1 − floor).",
         _all_table(game, trained, scores),
         f"![Coverage](../img/boardgames_{game}_coverage.png)\n![Reconstruction](../img/boardgames_{game}_reconstruction.png)",
         "### Without a dictionary",
         _beside_table(game, scores),
         "### Compared in pairs, at equal L0",
-        "The difference of two dictionaries that were steered to the same L0, on the same resamples of games.",
+        "The difference of two dictionaries that were steered to the same L0, with the same weights of the games.",
         _pairs_table(game, trained, scores),
         "### What holds",
         *_verdicts(game, trained, scores, neurons),

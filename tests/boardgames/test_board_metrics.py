@@ -147,19 +147,46 @@ def test_games_behind_labels_equal_a_plain_loop():
                     assert enough[t, i, p] == (len(set(game[fires & labels[:, p]])) >= least)
 
 
-def test_intervals_are_those_of_drawing_whole_games():
+def test_intervals_are_those_of_weighting_whole_games():
     rng = np.random.default_rng(3)
     labels = rng.random((400, 3)) < 0.3
     features = torch.from_numpy(labels ^ (rng.random((400, 3)) < 0.1)).float()
     found = score(*[(features, labels)] * 2, resampled=5)
     weights = Referee(*[Truth(of_rows(labels), {"all": 3})] * 2, resampled=5).weights
-    assert (weights.sum(1) == 20).all()
-    for sample, weight in zip(found.coverage.samples, weights, strict=True):
-        rows = np.concatenate([np.tile(np.arange(20 * g, 20 * g + 20), int(w)) for g, w in enumerate(weight)])
-        fires, true = features.numpy()[rows] > 0, labels[rows]
-        assert sample == pytest.approx(np.mean(2 * (fires & true).sum(0) / (fires.sum(0) + true.sum(0))))
+    assert weights.sum(1) == pytest.approx(20) and (weights > 0).all()
+    fires, game = features.numpy() > 0, np.arange(400) // 20
+    for sample, pooled, weight in zip(found.coverage.samples, found.reconstruction.samples, weights, strict=True):
+        w = weight[game][:, None]
+        assert sample == pytest.approx(np.mean(2 * (w * (fires & labels)).sum(0) / (w * (fires * 1 + labels)).sum(0)))
+        assert 0 <= pooled <= 1
     low, high = score(*[(features, labels)] * 2).coverage.bounds
     assert low < found.coverage.score < high < 1
+
+
+def test_rare_properties_do_not_push_the_interval_away_from_the_score():
+    rng = np.random.default_rng(0)
+    labels = np.zeros((600, 60), bool)
+    labels[:, :10] = rng.random((600, 10)) < 0.3
+    for p in range(10, 60):
+        labels[rng.integers(600), p] = True  # in one game only
+    features = torch.from_numpy(labels[:, :10] ^ (rng.random((600, 10)) < 0.1)).float()
+    found = score(*[(features, labels)] * 2, resampled=400)
+    low, high = found.coverage.bounds
+    assert low < found.coverage.score < high
+    assert found.coverage.samples.mean() == pytest.approx(found.coverage.score, abs=0.01)
+
+
+def test_the_spread_of_the_samples_is_that_of_the_score_over_new_games():
+    rng = np.random.default_rng(4)
+    scores, widths = [], []
+    for _ in range(40):
+        rate = rng.random((30, 1)).repeat(10, 0)  # positions of one game are alike
+        labels = rng.random((300, 4)) < rate
+        features = torch.from_numpy(labels ^ (rng.random((300, 4)) < 0.3 * rate)).float()
+        found = score(*[(features, labels)] * 2, resampled=200, groups=None).coverage
+        scores.append(found.score)
+        widths.append(found.samples.std())
+    assert 0.6 < np.mean(widths) / np.std(scores) < 1.6
 
 
 def test_a_difference_of_paired_scores_is_far_narrower_than_its_parts():
