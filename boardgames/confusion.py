@@ -17,7 +17,7 @@ from torch import Tensor
 from boardgames.firing import THRESHOLDS, Firing, SparseActivations, SparseLabels
 from saes.kernels.compiling import compiled, spread
 
-_PRODUCTS_PER_ADDITION = 60  # multiply-adds that BLAS makes in the time of one addition (benchmarks/board_metrics.py)
+_PRODUCTS_PER_ADDITION = 40  # multiply-adds that BLAS makes in the time of one addition (benchmarks/board_metrics.py)
 _ROWS = 8192  # of a product
 
 
