@@ -15,12 +15,12 @@ from jaxtyping import Bool, Int
 from boardgames.game_files import find_game, read_chess, read_othello
 from boardgames.labelled import At, Game, Groups, LabelledGames, label_chess, label_othello
 from boardgames.othello.rules import random_games
+from boardgames.othello.streams import stream
 from boardgames.othello.transcript import CONTEXT, GamesError, to_tokens, unique_games
 from boardgames.prefixes import ended, first_seen
 from boardgames.skipped import Skipped
 from boardgames.splits import Part, split
 
-BOARD_GAMES = 5  # the stream of random games that boards are scored on; others train models and dictionaries
 _BEFORE: tuple[Part, ...] = ("language_model", "dictionary")
 
 
@@ -50,7 +50,7 @@ def open_games(game: Game, files: Sequence[Path], count: int, *, parts: bool = T
             raise GamesError(
                 "chess needs --games: files of real games, or those of `kibitz games make --game chess --by model`"
             )
-        moves = unique_games(random_games(2 * count, np.random.default_rng([seed, BOARD_GAMES])))
+        moves = unique_games(random_games(2 * count, stream("board", seed)))
         return Splits(moves[:count], moves[count:], (), "uniformly random games")
     games, source = read_all(game, files), ", ".join(path.name for path in files)
     if not parts:

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from transformers import PreTrainedModel
 
 from boardgames.lm import OTHELLO_GPT
+from boardgames.othello.streams import stream
 from boardgames.othello.transcript import CONTEXT, PAD
 from kibitz.chain.games import prepare_games
 from saes.corpus import Corpus, Layout
@@ -114,7 +114,7 @@ class CorpusOptions:
     def _source(self, tokens: int) -> tuple[Source, Layout]:
         if self.corpus is None:
             count = -(-tokens // _MOVES_PER_GAME)
-            games = prepare_games(self.games, count, 0, 0, np.random.default_rng(self.seed))
+            games = prepare_games(self.games, count, 0, 0, stream("corpus", self.seed))
             moves = games.tokens(games.training).numpy()
             return TokenSource(moves, pad=PAD), Layout(CONTEXT, "document", pad_id=PAD)
         bos: dict[str, Any] = {"bos": self.bos or "none", "bos_id": None}

@@ -6,13 +6,13 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from boardgames.dictionaries import OTHELLO_DICTIONARIES, load_dictionaries
 from boardgames.lm import OTHELLO_GPT, load_othello_gpt
 from boardgames.othello.legality import legality
 from boardgames.othello.pretraining import held_out_games
+from boardgames.othello.streams import stream
 from circuits.discover import CircuitConfig
 from kibitz.chain.board import best_features, neurons_beside, score_boards
 from kibitz.chain.circuit import explain
@@ -131,7 +131,7 @@ def run_demo(config: DemoConfig) -> Path:
     site = find_site(model, config.site)
     dictionaries = load_dictionaries(model)
     inputs = {"model": OTHELLO_GPT / "model.safetensors", "dictionaries": OTHELLO_DICTIONARIES / "record.json"}
-    rng = np.random.default_rng(config.seed)
+    rng = stream("demo", config.seed)
     torch.manual_seed(config.seed)
     clock = _Clock(sizes.shares)
     with clock.step("Games"):

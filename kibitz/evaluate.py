@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import tyro
 from tqdm import tqdm
 from transformers import PreTrainedModel
 
 from boardgames.othello.rules import square_name
+from boardgames.othello.streams import stream
 from boardgames.othello.transcript import SQUARE_OF_TOKEN, GamesError
 from kibitz.chain.board import score_boards
 from kibitz.chain.games import Games, prepare_games
@@ -175,7 +175,7 @@ def _games(config: EvalConfig) -> Games | None:
     if config.corpus is not None or not config.boards:
         return None
     try:
-        return prepare_games(config.games, 0, _GAMES_PER_SPLIT, 0, np.random.default_rng([config.seed, 1]))
+        return prepare_games(config.games, 0, _GAMES_PER_SPLIT, 0, stream("eval", config.seed))
     except GamesError as error:
         raise GamesError(f"{error}; --no-boards leaves the boards out") from None
 

@@ -13,7 +13,6 @@ from itertools import chain
 from pathlib import Path
 from typing import Annotated, Literal
 
-import numpy as np
 import tyro
 from tqdm import tqdm
 
@@ -35,6 +34,7 @@ from boardgames.game_stats import chess_stats, othello_stats, table
 from boardgames.lm import OTHELLO_GPT
 from boardgames.model_play import Illegal, chess_model_games, othello_model_games
 from boardgames.othello.rules import random_games
+from boardgames.othello.streams import stream
 from boardgames.othello.transcript import OthelloGames
 from boardgames.skipped import Skipped
 from boardgames.token_files import Game
@@ -215,7 +215,7 @@ def _othello_games(config: MakeConfig, skipped: Skipped) -> Iterator[OthelloGame
         model = load_model(config.model or OTHELLO_GPT)
         temperature = 1.0 if config.temperature is None else config.temperature
         yield from othello_model_games(model, config.seed, temperature, config.illegal or "mask", skipped)
-    rng = np.random.default_rng(config.seed)
+    rng = stream("make", config.seed)
     while True:
         yield OthelloGames.of_moves(random_games(_BLOCK, rng))
 

@@ -3,10 +3,10 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from boardgames.lm import OTHELLO_GPT, load_othello_gpt
+from boardgames.othello.streams import stream
 from boardgames.othello.transcript import PAD
 from kibitz.chain.games import prepare_games
 from kibitz.runs import check_replaceable, run_folder
@@ -65,7 +65,7 @@ def run_sweep(config: SweepConfig) -> str:
     model = load_othello_gpt()
     site = find_site(model, config.site)
     width = site_width(model, site)
-    games = prepare_games(config.games, 20_000, 1, HELD_OUT_GAMES, np.random.default_rng(config.seed))
+    games = prepare_games(config.games, 20_000, 1, HELD_OUT_GAMES, stream("sweep", config.seed))
     tokens, held_out = games.tokens(games.training), games.tokens(games.held_out)
     stack = StackConfig(
         config.architecture,

@@ -19,6 +19,7 @@ import tyro
 from tqdm import tqdm
 
 from boardgames.lm import load_othello_gpt
+from boardgames.othello.streams import stream
 from boardgames.othello.transcript import PAD
 from boardgames.report import activations, board_score
 from kibitz.chain.games import prepare_games
@@ -77,7 +78,7 @@ def run(t: Trainer, batches: Iterator[torch.Tensor], sample: torch.Tensor, label
 def main(s: Settings) -> None:
     model = load_othello_gpt()
     site = find_site(model, s.site)
-    games = prepare_games(None, s.games, 500, 1000, np.random.default_rng(7))
+    games = prepare_games(None, s.games, 500, 1000, stream("p_annealing", 0))
     tokens, held_out = games.tokens(games.training), games.tokens(games.held_out)
     buffer = ActivationBuffer(model, [site], tokens, tokens != PAD, batch_size=s.batch_size)
     sample = buffer.sample()[site]

@@ -17,10 +17,10 @@ from transformers import GPT2LMHeadModel
 
 from boardgames.othello.legality import legal_tokens
 from boardgames.othello.rules import random_games, replay
+from boardgames.othello.streams import stream
 from boardgames.othello.transcript import CONTEXT, PAD, VOCABULARY, to_tokens
 from boardgames.pretrain import Training, gpt2, pretrain
 
-TRAINING_GAMES, HELD_OUT_GAMES = 0, 1  # streams of random games that never share a generator state
 _GAMES_PER_BLOCK = 4096
 
 
@@ -50,7 +50,7 @@ def pretrain_othello(
 
 def held_out_games(count: int, seed: int = 0) -> np.ndarray:
     """Random games from a stream that training never draws from."""
-    return random_games(count, np.random.default_rng([seed, HELD_OUT_GAMES]))
+    return random_games(count, stream("language_model_test", seed))
 
 
 def _batches(config: OthelloTraining, first_step: int) -> Iterator[tuple[Tensor, Tensor]]:
@@ -58,7 +58,7 @@ def _batches(config: OthelloTraining, first_step: int) -> Iterator[tuple[Tensor,
     per_block = _GAMES_PER_BLOCK // config.games_per_step
     step = first_step
     while True:
-        block = random_games(_GAMES_PER_BLOCK, np.random.default_rng([config.seed, TRAINING_GAMES, step // per_block]))
+        block = random_games(_GAMES_PER_BLOCK, stream("language_model", config.seed, step // per_block))
         while True:
             moves = block[(step % per_block) * config.games_per_step :][: config.games_per_step]
             tokens = torch.from_numpy(to_tokens(moves))

@@ -16,13 +16,13 @@ from boardgame_sweep.training import Reading
 from boardgames.chess.transcript import CONTEXT as CHESS_CONTEXT
 from boardgames.chess.transcript import encode, lengths, read_transcripts
 from boardgames.othello.rules import random_games
+from boardgames.othello.streams import stream
 from boardgames.othello.transcript import CONTEXT as OTHELLO_CONTEXT
 from boardgames.othello.transcript import PAD, to_tokens
 from boardgames.splits import Part, part_of
 from saes.sites import Site
 
-HELD_OUT = 1000  # games, for variance explained and loss recovered
-STREAMS: dict[Part, int] = {"dictionary": 2, "selection": 3, "scoring": 4}  # of random games; 0 and 1 are the model's
+HELD_OUT = 1000  # games of the dictionaries' part that the pilot is scored on and nothing is trained on
 Games = Any  # uint8 [games, 60] of Othello, or transcripts of chess
 
 
@@ -54,9 +54,9 @@ def othello_parts(dictionary: int, split: int, seed: int = 0) -> GameParts:
     """Uniformly random games, each part from a stream of its own, without games that an earlier part has."""
     known: set[bytes] = set()
     parts: dict[Part, Games] = {}
-    for part, stream in STREAMS.items():
+    for part in ("dictionary", "selection", "scoring"):
         count = dictionary + HELD_OUT if part == "dictionary" else split
-        moves = random_games(count, np.random.default_rng([seed, stream]))
+        moves = random_games(count, stream(part, seed))
         fresh = [n for n, game in enumerate(moves) if (key := game.tobytes()) not in known and not known.add(key)]
         parts[part] = moves[fresh]
     return GameParts("othello", parts, "uniformly random legal play")

@@ -13,11 +13,11 @@ from jaxtyping import Bool, Int, UInt8
 
 from boardgames.game import unpack
 from boardgames.othello.rules import random_games, replay, square_index
+from boardgames.othello.streams import Use, stream
 from boardgames.othello.transcript import CONTEXT, to_tokens
 from saes.sites import Site
 from shift.task import Ambiguous, Balanced, BalancedSplits, Sealed, ShiftTask
 
-_AMBIGUOUS, _BALANCED = 0, 1  # streams of games that never share a generator state
 FIRST_PLY, LAST_PLY = 9, 51
 
 
@@ -54,9 +54,9 @@ class _Labelled:
     spurious: Bool[np.ndarray, " examples"]
 
 
-def _labelled(config: OwnerTaskConfig, stream: int, part: int, seen: set[bytes]) -> _Labelled:
+def _labelled(config: OwnerTaskConfig, use: Use, part: int, seen: set[bytes]) -> _Labelled:
     """Random games with one labelled position each, none of which is in `seen`."""
-    rng = np.random.default_rng([config.seed, stream, part])
+    rng = stream(use, config.seed, part)
     moves = random_games(8192, rng)
     moves = moves[[m.tobytes() not in seen for m in moves]]
     games = replay(moves)
@@ -71,12 +71,12 @@ def _labelled(config: OwnerTaskConfig, stream: int, part: int, seen: set[bytes])
     return _Labelled(moves[rows], ply, mine[rows, ply, a], mine[rows, ply, b])
 
 
-def _collect(config: OwnerTaskConfig, stream: int, cells: dict[tuple[bool, bool], int], seen: set[bytes]) -> _Labelled:
+def _collect(config: OwnerTaskConfig, use: Use, cells: dict[tuple[bool, bool], int], seen: set[bytes]) -> _Labelled:
     """Exactly as many examples of each (intended, spurious) cell as asked for, shuffled."""
     parts: dict[tuple[bool, bool], list[_Labelled]] = {cell: [] for cell in cells}
     part = 0
     while any(sum(len(p.ply) for p in parts[c]) < n for c, n in cells.items()):
-        drawn = _labelled(config, stream, part, seen)
+        drawn = _labelled(config, use, part, seen)
         part += 1
         for a, b in cells:
             at = (drawn.intended == a) & (drawn.spurious == b)
@@ -85,7 +85,7 @@ def _collect(config: OwnerTaskConfig, stream: int, cells: dict[tuple[bool, bool]
         np.concatenate([np.concatenate([getattr(p, name) for p in parts[c]])[:n] for c, n in cells.items()])
         for name in ("moves", "ply", "intended", "spurious")
     ]
-    order = np.random.default_rng([config.seed, stream, part, 1]).permutation(len(joined[0]))
+    order = stream(use, config.seed, part, 1).permutation(len(joined[0]))
     return _Labelled(*(x[order] for x in joined))
 
 
@@ -96,14 +96,14 @@ def _tokens(moves: UInt8[np.ndarray, "examples 60"]) -> torch.Tensor:
 def owner_task(config: OwnerTaskConfig, site: Site) -> ShiftTask:
     """The task; its balanced sets are generated from other games when the seal is opened."""
     each = (config.train + config.test) // 2
-    drawn = _collect(config, _AMBIGUOUS, {(False, False): each, (True, True): each}, set())
+    drawn = _collect(config, "shift_ambiguous", {(False, False): each, (True, True): each}, set())
     seen = {m.tobytes() for m in drawn.moves}
     tokens, position = _tokens(drawn.moves), torch.from_numpy(drawn.ply)
     label = torch.from_numpy(drawn.intended)
 
     def generate() -> BalancedSplits:
         cells = {(a, b): 2 * config.cell for a in (False, True) for b in (False, True)}
-        data = _collect(config, _BALANCED, cells, seen)
+        data = _collect(config, "shift_balanced", cells, seen)
         whole = Balanced(
             _tokens(data.moves),
             torch.from_numpy(data.ply),

@@ -1,0 +1,48 @@
+"""Streams of random games, one for each use, so that what is trained on is never what is scored on.
+
+numpy fills up short seeds with zeros: default_rng(0) and default_rng([0, 0, 0]) are the same stream, the language
+model's first block of games. So nobody draws games from a bare seed.
+"""
+
+from typing import Literal
+
+import numpy as np
+
+Use = Literal[
+    "language_model",
+    "language_model_test",
+    "dictionary",
+    "selection",
+    "scoring",
+    "board",
+    "demo",
+    "corpus",
+    "make",
+    "sweep",
+    "eval",
+    "shift_ambiguous",
+    "shift_balanced",
+    "p_annealing",
+]
+# 0 and 1 are those of the shipped model
+STREAMS: dict[Use, int] = {
+    "language_model": 0,
+    "language_model_test": 1,
+    "dictionary": 2,
+    "selection": 3,
+    "scoring": 4,
+    "board": 5,
+    "demo": 6,
+    "corpus": 7,
+    "make": 8,
+    "sweep": 9,
+    "eval": 10,
+    "shift_ambiguous": 11,
+    "shift_balanced": 12,
+    "p_annealing": 13,
+}
+
+
+def stream(use: Use, seed: int, *part: int) -> np.random.Generator:
+    """The stream of one use; `part` numbers pieces of it that are drawn apart (part 0 begins as the whole does)."""
+    return np.random.default_rng([seed, STREAMS[use], *part])
