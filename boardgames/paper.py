@@ -26,6 +26,7 @@ class PaperCoverage:
 
     @property
     def best(self) -> float:
+        """What the original reports."""
         return float(self.per_threshold.max())
 
 

@@ -62,7 +62,8 @@ def from_enough_games(
 
 def micro_f1(predicted_and_true: Any, predicted: Any, true: Any) -> Any:
     """F1 from pooled counts, of numbers or arrays; 0 when nothing is predicted or true."""
-    return 2 * predicted_and_true / np.maximum(predicted + true, 1)
+    total = np.asarray(predicted + true)
+    return 2 * predicted_and_true / np.where(total > 0, total, 1)
 
 
 class Votes:

@@ -276,22 +276,26 @@ class Referee:
 
 @dataclass(frozen=True)
 class Summary:
-    """One group, or the plain mean of several, each of weight 1 whatever its size."""
+    """One group, or the plain mean of several, each of weight 1 whatever its size, without those that never occur."""
 
     coverage: Interval
     reconstruction: Interval
     always_on: float
     permuted: float
     reconstruction_floor: float
+    groups: int = 1
+    """that occur"""
 
     @classmethod
     def of(cls, *groups: GroupScore) -> "Summary":
+        groups = tuple(g for g in groups if g.occurs.any()) or groups
         return cls(
             mean([g.coverage for g in groups]),
             mean([g.reconstruction for g in groups]),
             float(np.mean([g.always_on for g in groups])),
             float(np.mean([g.permuted for g in groups])),
             float(np.mean([g.reconstruction_floor for g in groups])),
+            len(groups),
         )
 
     @property
@@ -311,6 +315,7 @@ class Summary:
             "reconstruction": self.reconstruction.to_json(),
             "reconstruction_normalised": normalise(self.reconstruction.score, self.reconstruction_floor),
             "reconstruction_floor": self.reconstruction_floor,
+            "groups": self.groups,
         }
 
 

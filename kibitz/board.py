@@ -41,8 +41,9 @@ class BoardConfig:
     games: tuple[Path, ...] = ()
     """files of games (see `kibitz games`); by default random games of Othello"""
     parts: bool = True
-    """of files: choose features on games whose hash puts them in the selection part and score on the scoring part, as
-    they were kept from models and dictionaries; --no-parts halves the files, for games that nothing was trained on"""
+    """of files: choose features on games whose hash puts them in the selection part and score on the scoring part,
+    which recipes of chess keep from models and dictionaries; --no-parts halves the files, for games that nothing was
+    trained on"""
     split: int = 1000
     """games to choose on, and as many to score on"""
     at: At = "dots"
@@ -58,7 +59,7 @@ class BoardConfig:
     faithful: bool = True
     """measure L0, variance explained and loss recovered on the same games"""
     resampled: int = 1000
-    """resamples of the games that intervals are taken from"""
+    """random weightings of the games that intervals are taken from"""
     batch_rows: int = 64
     """games per forward pass"""
     device: str = "auto"
@@ -73,6 +74,8 @@ class BoardConfig:
     def __post_init__(self) -> None:
         if not self.dictionaries:
             raise ValueError("no dictionary is given: name one or more folders")
+        if self.mode == "paper" and self.at != "dots":
+            raise ValueError("the paper scores dots: leave out --at, or --mode paper")
         for name, least in (("split", 20), ("resampled", 0), ("batch_rows", 1), ("seed", 0)):
             if getattr(self, name) < least:
                 raise ValueError(f"{name} is {getattr(self, name)}: choose {least} or more")

@@ -76,7 +76,13 @@ def open_games(game: Game, files: Sequence[Path], count: int, *, parts: bool = T
 def read_all(game: Game, files: Sequence[Path]) -> Any:
     """The different games of all files; one with an illegal move is named when it is labelled."""
     for path in files:
-        if (found := find_game(path)) != game:
+        try:
+            found = find_game(path)
+        except GamesError:
+            if not path.is_file():
+                raise
+            continue  # it does not show: the model says, and the reader complains
+        if found != game:
             raise GamesError(f"{path}: games of {found}, and the model plays {game}")
     skipped = Skipped()
     if game == "othello":

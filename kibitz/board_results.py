@@ -32,6 +32,15 @@ class BoardRow(Row):
         assert self.scores is not None
         return Summary.of(self.scores[LOW_LEVEL[game]])
 
+    def paper_strategy(self, game: Game) -> dict[str, float] | None:
+        """The original's mean over the 14 properties, of coverage and reconstruction; None for Othello."""
+        if game == "othello" or self.paper is None:
+            return None
+        from boardgames.chess.properties import STRATEGY as NAMES
+
+        kinds = ("coverage", "reconstruction")
+        return {kind: float(np.mean([self.paper[name][kind] for name in NAMES])) for kind in kinds}
+
     def strategy(self, game: Game) -> Summary | None:
         """The mean over the 14 properties of the paper's strategy score; None for Othello, which has none."""
         if game == "othello" or self.scores is None:
@@ -64,7 +73,8 @@ class BoardResults:
 
     def _row(self, row: BoardRow) -> dict[str, Any]:
         if row.paper is not None:
-            return {**row.about(), "paper": row.paper}
+            strategy = row.paper_strategy(self.game)
+            return {**row.about(), **({STRATEGY: strategy} if strategy else {}), "paper": row.paper}
         assert row.scores is not None
         strategy = row.strategy(self.game)
         return {
@@ -98,9 +108,8 @@ class BoardResults:
         return markdown(header, rows) + f"\n\n{note}"
 
     def _paper_table(self) -> str:
-        groups = list(self.rows[0].paper or {})
         header = ["features", "site", "F", *FAITHFUL]
-        main, rest = LOW_LEVEL[self.game], [g for g in groups if g != LOW_LEVEL[self.game]]
+        main = LOW_LEVEL[self.game]
         header += ["coverage", "reconstruction", "reconstruction, last"]
         header += ["strategy coverage", "strategy reconstruction"] if self.game == "chess" else []
         rows = []
@@ -108,8 +117,8 @@ class BoardResults:
             assert row.paper is not None
             cells = row.cells()
             cells += [f"{row.paper[main][key]:.3f}" for key in ("coverage", "reconstruction", "reconstruction_last")]
-            if self.game == "chess":
-                cells += [f"{np.mean([row.paper[g][k] for g in rest]):.3f}" for k in ("coverage", "reconstruction")]
+            if strategy := row.paper_strategy(self.game):
+                cells += [f"{value:.3f}" for value in strategy.values()]
             rows.append(cells)
         denominator = (self.rows[0].paper or {})[main]["denominator"]
         note = (

@@ -48,7 +48,7 @@ class ScoreConfig(CorpusOptions):
     faithful: bool = True
     """measure L0, variance explained and loss recovered on the same tokens"""
     resampled: int = 1000
-    """resamples of the documents that intervals are taken from"""
+    """random weightings of the documents that intervals are taken from"""
     out: Path = Path("runs/score")
     """folder for scores.json and table.md; an earlier run there is replaced"""
     json: bool = False

@@ -15,8 +15,8 @@ from saes.files import write_json, write_tensors, write_text
 
 _NOTE = (
     "Features and thresholds are chosen on the one half of the documents and scored on the other; in brackets 95 % of "
-    "resamples of the scored documents. The floor is the higher of what a feature that always fires reaches and what "
-    "the same features reach on permuted labels."
+    "random weightings of the scored documents. The floor is the higher of what a feature that always fires reaches "
+    "and what the same features reach on permuted labels."
 )
 
 

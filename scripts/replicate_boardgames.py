@@ -15,11 +15,12 @@ import tyro
 from boardgame_sweep.data import GameParts, chess_parts, othello_parts
 from boardgame_sweep.measuring import Arena
 from boardgame_sweep.plan import SCALES, TYPES, Game, ScaleName, stacks
-from boardgame_sweep.training import train_all
+from boardgame_sweep.training import check_same, train_all
 from boardgame_sweep.writing import section
 from transformers import PreTrainedModel
 
 from boardgames.lm import load_board_model
+from kibitz.runs import plain
 from saes.families import find_site
 from saes.files import write_json, write_text
 
@@ -57,8 +58,9 @@ def main(recipe: Recipe) -> None:
         model, parts = opened(recipe, game)
         site = find_site(model, recipe.othello_site if game == "othello" else recipe.chess_site)
         run = recipe.run / recipe.scale / game
-        trained = train_all(parts.reading(model, site), scale, stacks(scale, recipe.types), run)
         arena = Arena(model, site, parts, run)
+        check_same(run, {"scale": plain(scale), "types": list(recipe.types), **arena.identity()})
+        trained = train_all(parts.reading(model, site), scale, stacks(scale, recipe.types), run)
         found[game] = {
             "scale": asdict(scale),
             "facts": arena.facts(),

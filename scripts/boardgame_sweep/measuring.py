@@ -3,6 +3,7 @@
 Each set of features has a file of its own, so that a killed run goes on where it was.
 """
 
+import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -22,14 +23,15 @@ from boardgames.lm import random_weights
 from boardgames.scoring import GroupScore, Summary, strategy_mean
 from kibitz.board import enough
 from kibitz.board_games import BoardGames, Splits, label_splits
+from kibitz.corpora import weights_digest
 from saes.checkpoint import load_dictionary
 from saes.evaluation import evaluate_all
 from saes.families import find_site
 from saes.files import read_json, write_json
 from saes.sites import Site
 
-LEVELS = ("low_level", "strategy")
 KINDS = ("coverage", "reconstruction")
+SCORES = "2"  # of the code that scores: another number where a score of the same features would be another
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,14 @@ class Arena:
     site: Site
     parts: GameParts
     run: Path
+
+    def identity(self) -> dict[str, str]:
+        """What scores depend on besides the dictionaries."""
+        known = self.parts.parts
+        digests = {
+            part: hashlib.sha256(repr(list(map(bytes_of, games))).encode()).hexdigest() for part, games in known.items()
+        }
+        return {"scoring code": SCORES, "model": weights_digest(self.model), "site": self.site.name, **digests}
 
     @cached_property
     def splits(self) -> Splits:
@@ -156,8 +166,9 @@ class Arena:
         low = LOW_LEVEL[self.parts.game]
         averages = {"low_level": dict(found[low])}
         if self.parts.game == "chess":
-            rest = [score for name, score in found.items() if name != low]
-            averages["strategy"] = {kind: float(np.mean([score[kind] for score in rest])) for kind in KINDS}
+            from boardgames.chess.properties import STRATEGY
+
+            averages["strategy"] = {kind: float(np.mean([found[name][kind] for name in STRATEGY])) for kind in KINDS}
         return averages
 
     def facts(self) -> dict[str, Any]:
@@ -179,6 +190,11 @@ class Arena:
     @property
     def _low(self) -> str:
         return LOW_LEVEL[self.parts.game]
+
+
+def bytes_of(game: Any) -> bytes:
+    """A game as bytes: a transcript, or the moves of Othello."""
+    return game.encode() if isinstance(game, str) else game.tobytes()
 
 
 def paired(one: Mapping[str, Any], other: Mapping[str, Any], level: str, kind: str) -> Interval:

@@ -57,10 +57,10 @@ class Scale:
     expansion: tuple[int, ...] = (8,)
     """F / D"""
     seeds: tuple[int, ...] = (0,)
-    rates: tuple[float, ...] = (1e-3, 3e-3)
+    rates: tuple[float, ...] = (1e-3, 3e-3, 1e-2)
     """learning rates that are tried"""
     pilot_steps: int = 400
-    """of the trial of a rate, at the middle L0"""
+    """of the trial of a rate, at the middle L0 (the higher of two)"""
     p_start_share: float = 0.2
     """share of the steps before p falls; the original trains 10,000 of 36,621"""
 
@@ -135,7 +135,7 @@ def _original(
         [PAnnealConfig(0.03, start=start, end=steps, warmup=warmup, bound=0.0, schedule=DL) for _ in stack.members]
     )
     targets = tuple(float(m.target_l0 or 0) for m in stack.members)
-    control = TargetL0Config(targets, start=warmup, freeze=steps * 95 // 100)
+    control = TargetL0Config(targets, start=warmup, freeze=steps)  # p falls to the end, and L0 with it
     replicated = replace(
         config, decay=0.0, normalise="none", schedule=DL, clip=None, first_bias="zero", warmup=1000 / 36_621
     )

@@ -4,7 +4,7 @@ A pilot chooses each type's learning rate: the highest variance explained at the
 distance of log L0 from its target. Killed and started again, both go on from their last checkpoints.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from math import log
@@ -20,14 +20,14 @@ from boardgame_sweep.plan import Scale, Stack, build
 from saes.buffer import ActivationBuffer
 from saes.checkpoint import save_dictionary
 from saes.families import site_width
-from saes.files import read_json, write_json
+from saes.files import FileError, read_json, write_json
 from saes.recorder import JSONLines
 from saes.run_checkpoints import Checkpoints
 from saes.sites import Site
 from saes.sweep import score
 from saes.training import train_stacks
 
-PILOT, TRAINED = "pilot.json", "trained.json"
+PILOT, TRAINED, IDENTITY = "pilot.json", "trained.json", "identity.json"
 
 
 @dataclass(frozen=True)
@@ -65,10 +65,21 @@ class Reading:
         return list(islice(buffer.batches(), 8))
 
 
+def check_same(run: Path, identity: Mapping[str, Any]) -> None:
+    """Begin a run, or go on with one of the same identity; FileError for another, whose files would be mixed in."""
+    file = run / IDENTITY
+    if not file.exists():
+        write_json(file, identity)
+    before = read_json(file)
+    different = sorted(key for key in {*before, *identity} if before.get(key) != identity.get(key))
+    if different:
+        raise FileError(f"{run}: was begun with another {', '.join(different)}; choose another --run or delete it")
+
+
 def tune(reading: Reading, scale: Scale, plan: Sequence[Stack], run: Path) -> dict[str, float]:
     """The learning rate of each stack by name; what was tried is in pilot.json."""
     if not (run / PILOT).exists():
-        middle = sorted(scale.l0s)[(len(scale.l0s) - 1) // 2]
+        middle = sorted(scale.l0s)[len(scale.l0s) // 2]
         trainers, tried = {}, {}
         for stack in plan:
             member = replace(stack.members[0], target_l0=middle)

@@ -81,7 +81,8 @@ def section(facts: Mapping[str, Any], trained: Sequence[Mapping[str, Any]], scor
         "### Without a dictionary",
         _beside_table(game, scores),
         "### Compared in pairs, at equal L0",
-        "The difference of two dictionaries that were steered to the same L0, with the same weights of the games.",
+        "The difference of two dictionaries that were steered to the same L0, with the same weights of the games. "
+        "Where the two L0s differ by more than 2 %, the pair is shown and not counted below.",
         _pairs_table(game, trained, scores),
         "### What holds",
         *_verdicts(game, trained, scores, neurons),
@@ -133,12 +134,16 @@ def _all_table(game: Game, trained: Sequence[Mapping[str, Any]], scores: Scores)
     for r in trained:
         s = scores[r["folder"]]
         f, low = s["faithfulness"], s["low_level"]
-        cells = [f"{LABELS[r['type']]}, L0 {r['target_l0']:g}", f"{r['learning_rate']:g}", f"{f['l0']:.1f}"]
+        cells = [_name(r), f"{r['learning_rate']:g}", f"{f['l0']:.1f}"]
         cells += [f"{f['variance_explained']:.3f}", f"{f['loss_recovered']:.4f}", f"{f['alive']:.2f}"]
         cells += [_interval(low["coverage"]), f"{low['coverage_normalised']:.3f}", _interval(low["reconstruction"])]
         cells += [_interval(s["strategy"][kind]) for kind in KINDS] if game == "chess" else []
         rows.append(cells)
     return markdown(header, rows)
+
+
+def _name(r: Mapping[str, Any]) -> str:
+    return f"{LABELS[r['type']]}, {r['expansion']} D, L0 {r['target_l0']:g}, seed {r['seed']}"
 
 
 def _beside_table(game: Game, scores: Scores) -> str:
@@ -173,6 +178,11 @@ def _pairs(
     return [(r, others[at]) for r in trained if r["type"] == one and (at := tuple(r[k] for k in key)) in others]
 
 
+def _equal_l0(scores: Scores, a: Mapping[str, Any], b: Mapping[str, Any]) -> bool:
+    l0s = sorted(scores[r["folder"]]["faithfulness"]["l0"] for r in (a, b))
+    return l0s[1] <= 1.02 * l0s[0]
+
+
 def _pairs_table(game: Game, trained: Sequence[Mapping[str, Any]], scores: Scores) -> str:
     header = ["pair", "L0 of each"] + [f"{LEVEL_NAMES[level]} {kind}" for level in levels(game) for kind in KINDS]
     rows = []
@@ -182,7 +192,7 @@ def _pairs_table(game: Game, trained: Sequence[Mapping[str, Any]], scores: Score
             l0s = " / ".join(f"{s['faithfulness']['l0']:.1f}" for s in (first, second))
             found = [paired(first, second, level, kind) for level in levels(game) for kind in KINDS]
             shown = [f"{d.score:+.3f} [{d.bounds[0]:+.3f}, {d.bounds[1]:+.3f}]" for d in found]
-            rows.append([name, l0s, *shown])
+            rows.append([f"{name}, {a['expansion']} D, seed {a['seed']}", l0s, *shown])
     return markdown(header, rows)
 
 
@@ -190,8 +200,9 @@ def _verdicts(game: Game, trained: Sequence[Mapping[str, Any]], scores: Scores, 
     """Plain sentences, counted from the intervals."""
     said = []
     for one, other, name in COMPARISONS:
-        pairs = _pairs(game, trained, scores, one, other)
+        pairs = [pair for pair in _pairs(game, trained, scores, one, other) if _equal_l0(scores, *pair)]
         if not pairs:
+            said.append(f"* **{name[0].upper()}{name[1:]}**: no pair came to the same L0.")
             continue
         parts = []
         for level in levels(game):
@@ -217,9 +228,10 @@ def _verdicts(game: Game, trained: Sequence[Mapping[str, Any]], scores: Scores, 
             probe = scores["linear probe"][level][kind]["score"]
             said.append(
                 f"* **{LEVEL_NAMES[level].capitalize()} {kind}**: the best dictionary "
-                f"({scores[best][level][kind]['score']:.3f}, {best}) {verdict} the best raw neurons, as many features "
+                f"({scores[best][level][kind]['score']:.3f}, {best}) {verdict} the best raw neurons of any block "
                 f"({scores[rival][level][kind]['score']:.3f}, {rival}): difference {d.score:+.3f} [{low:+.3f}, "
-                f"{high:+.3f}]. The probe reaches {probe:.3f}."
+                f"{high:+.3f}], the best of each chosen on the games that it is scored on. The probe reaches "
+                f"{probe:.3f}."
             )
     seeds = {r["seed"] for r in trained}
     if len(seeds) == 1:
