@@ -29,11 +29,6 @@ def choose(selection: Confusion) -> Chosen:
     return Chosen(f1, np.where(f1 > 0, which[threshold, columns], -1), threshold)
 
 
-def in_sample_coverage(confusion: Confusion) -> float:
-    """The paper's number: max over t of the mean over properties of the best F1 over features, all on one split."""
-    return float(confusion.best()[0].mean(axis=1).max())
-
-
 @dataclass(frozen=True)
 class GameCounts:
     """What one detector of each property does in every game: counts that can be summed over any set of games."""

@@ -96,13 +96,14 @@ class GroupScore:
     coverage: Interval
     always_on: float
     """coverage of a feature that always fires"""
-    permuted: float
-    """coverage that the same features reach on permuted labels, chosen and scored in the same way"""
+    permuted: float | None
+    """coverage that the same features reach on permuted labels, chosen and scored in the same way; None of a probe"""
     reconstruction: Interval
-    reconstruction_threshold: int
+    reconstruction_threshold: int | None
+    """index into THRESHOLDS; None of a probe, which has no features"""
     reconstruction_floor: float
     """of a feature that always fires"""
-    labelled_features: int
+    labelled_features: int | None
     """features with a label at that threshold"""
     f1_bounds: Float[np.ndarray, "property 2"] | None = None
     """of each property, where they were asked for"""
@@ -118,7 +119,9 @@ class GroupScore:
             "occurring": int(self.occurs.sum()),
             "occurrence_limit": self.limit,
             **Summary.of(self).to_json(),
-            "reconstruction_threshold": round(float(THRESHOLDS[self.reconstruction_threshold]), 1),
+            "reconstruction_threshold": None
+            if self.reconstruction_threshold is None
+            else round(float(THRESHOLDS[self.reconstruction_threshold]), 1),
             "labelled_features": self.labelled_features,
         }
 
@@ -127,8 +130,8 @@ class GroupScore:
         return [
             {
                 "property": self.columns[p],
-                "feature": int(self.feature[p]),
-                "threshold": round(float(THRESHOLDS[self.threshold[p]]), 1),
+                "feature": int(self.feature[p]) if self.feature[p] >= 0 else None,
+                "threshold": round(float(THRESHOLDS[self.threshold[p]]), 1) if self.feature[p] >= 0 else None,
                 "f1": float(self.f1[p]),
                 "always_on": float(self.always_on_f1[p]),
                 **(
@@ -213,10 +216,10 @@ class Referee:
                 name,
                 detectors,
                 by_game,
-                0.0,
+                None,
                 (hits[:, (c := self.scoring.columns(name))].sum(1), fires[:, c].sum(1)),
-                0,
-                0,
+                None,
+                None,
             )
             for name in self.scoring.groups
         }
@@ -238,10 +241,10 @@ class Referee:
         name: str,
         detectors: Chosen,
         by_game: GameCounts,
-        permuted: float,
+        permuted: float | None,
         spelt: tuple[Int[np.ndarray, " game"], Int[np.ndarray, " game"]],
-        threshold: int,
-        labelled: int,
+        threshold: int | None,
+        labelled: int | None,
     ) -> GroupScore:
         here, occurs = self.scoring.columns(name), self._occurs(name)
         counts = GameCounts(by_game.hits[:, here], by_game.fires[:, here], by_game.positives[:, here], by_game.rows)
@@ -281,7 +284,7 @@ class Summary:
     coverage: Interval
     reconstruction: Interval
     always_on: float
-    permuted: float
+    permuted: float | None
     reconstruction_floor: float
     groups: int = 1
     """that occur"""
@@ -289,18 +292,19 @@ class Summary:
     @classmethod
     def of(cls, *groups: GroupScore) -> "Summary":
         groups = tuple(g for g in groups if g.occurs.any()) or groups
+        chance = [g.permuted for g in groups if g.permuted is not None]
         return cls(
             mean([g.coverage for g in groups]),
             mean([g.reconstruction for g in groups]),
             float(np.mean([g.always_on for g in groups])),
-            float(np.mean([g.permuted for g in groups])),
+            float(np.mean(chance)) if len(chance) == len(groups) else None,
             float(np.mean([g.reconstruction_floor for g in groups])),
             len(groups),
         )
 
     @property
     def floor(self) -> float:
-        return max(self.always_on, self.permuted)
+        return max(self.always_on, self.permuted or 0.0)
 
     @property
     def normalised(self) -> float:

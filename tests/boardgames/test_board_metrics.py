@@ -5,8 +5,9 @@ import pytest
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
+from boardgames import paper
 from boardgames.confusion import Confusion, count_confusion
-from boardgames.coverage import always_on_f1, choose, count_games, in_sample_coverage
+from boardgames.coverage import always_on_f1, choose, count_games
 from boardgames.firing import THRESHOLDS, SparseActivations, SparseLabels
 from boardgames.game import Labels
 from boardgames.othello.rules import random_games
@@ -83,7 +84,7 @@ def test_choice_is_made_on_the_selection_split():
     assert score((selection, labels), (selection, labels)).coverage.score == 1
     found = score((selection, labels), (scoring, labels))
     assert found.coverage.score == 0 and found.reconstruction.score == 0
-    assert in_sample_coverage(counts_of(scoring, labels)) == 1
+    assert paper.coverage(counts_of(scoring, labels), 1).best == 1
 
 
 def test_in_sample_coverage_takes_one_threshold_for_all_properties():
@@ -95,7 +96,7 @@ def test_in_sample_coverage_takes_one_threshold_for_all_properties():
     counts = counts_of(features, np.stack([label0, label1], 1))
     per_threshold = counts.f1().max(1)
     assert per_threshold[0, 0] == 1 and per_threshold[6, 1] == 1
-    assert in_sample_coverage(counts) == per_threshold.mean(1).max() < per_threshold.max(0).mean()
+    assert paper.coverage(counts, 2).best == per_threshold.mean(1).max() < per_threshold.max(0).mean()
 
 
 def test_the_floor_is_the_coverage_of_an_actual_always_on_feature(splits):

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import torch
 
+from boardgames import paper
 from boardgames.confusion import count_confusion
-from boardgames.coverage import in_sample_coverage
 from boardgames.firing import THRESHOLDS, SparseActivations
 from boardgames.reconstruction import by_threshold, micro_f1, precise_labels
 
@@ -78,7 +78,7 @@ def test_best_f1_and_coverage(golden):
     best_TP = golden.counts.f1().max(1)
     np.testing.assert_allclose(best_TP, golden.arrays["best_f1_TP"], atol=1e-6)
     np.testing.assert_allclose(best_TP.mean(1), golden.numbers["coverage"]["per_threshold"], atol=1e-6)
-    assert in_sample_coverage(golden.counts) == pytest.approx(golden.numbers["coverage"]["best"], abs=1e-6)
+    assert paper.coverage(golden.counts, 192).best == pytest.approx(golden.numbers["coverage"]["best"], abs=1e-6)
 
 
 def test_coverage_of_the_128_columns_that_can_be_true(golden):
@@ -87,7 +87,7 @@ def test_coverage_of_the_128_columns_that_can_be_true(golden):
     counts = count_confusion([(golden.train, golden.train_labels[:, kept])], golden.maxima)
     expected = golden.numbers["coverage_other_denominator"]
     assert expected["denominator"] == 128
-    assert in_sample_coverage(counts) == pytest.approx(expected["best"], abs=1e-6)
+    assert paper.coverage(counts, 128).best == pytest.approx(expected["best"], abs=1e-6)
 
 
 def test_our_labels_are_the_originals_and_the_ten_that_float32_refuses(golden):
