@@ -88,6 +88,7 @@ def third_party_imports(paths: list[Path]) -> set[str]:
         "tests",
         "boardgame_sweep",
         "golden",
+        "replicate_boardgames",
         *(path.stem for path in paths),
         *sys.stdlib_module_names,
     }
