@@ -4,8 +4,9 @@ from circuits.attribution import exact_effects, node_effects, patch_states
 from circuits.circuit import Circuit
 from circuits.discover import CircuitConfig, find_circuit
 from circuits.edges import edge_effects
+from circuits.examples import Examples
 from circuits.faithfulness import faithfulness
-from circuits.metrics import Examples, LogitDifference, LogOdds
+from circuits.metrics import LogitDifference, LogOdds
 
 __all__ = [
     "Circuit",

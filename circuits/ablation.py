@@ -12,8 +12,9 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from circuits.examples import Examples
 from circuits.feature_acts import Dictionaries, FeatureActs, States
-from circuits.metrics import Examples, Metric, measure
+from circuits.metrics import Metric, measure
 from saes.sites import Edit, Site
 
 

@@ -14,8 +14,9 @@ from jaxtyping import Float
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from circuits.examples import Examples
 from circuits.feature_acts import Dictionaries, NodeScores, States, states_of
-from circuits.metrics import Examples, Metric, measure
+from circuits.metrics import Metric, measure
 from saes.sites import Site
 
 

@@ -14,8 +14,9 @@ from transformers import PreTrainedModel
 from circuits.attribution import NodeEffects, completeness_error, node_effects
 from circuits.circuit import Circuit, edges_between, strongest_nodes
 from circuits.edges import Edges, edge_effects
+from circuits.examples import Examples
 from circuits.feature_acts import Dictionaries, NodeScores
-from circuits.metrics import Examples, Metric, measure
+from circuits.metrics import Metric, measure
 from saes.families import circuit_sites
 from saes.sites import Site, SiteError
 

@@ -21,8 +21,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import PreTrainedModel
 
 from circuits.attribution import NodeEffects
+from circuits.examples import Examples
 from circuits.feature_acts import Dictionaries
-from circuits.metrics import Examples
 from saes.dictionary import Dictionary
 from saes.families import blocks, find_site
 from saes.sites import Site, capture, intervene

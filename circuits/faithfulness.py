@@ -15,8 +15,9 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from circuits.ablation import Kept, Mask, ablated_metric, complement, keep_none, without_errors
+from circuits.examples import Examples
 from circuits.feature_acts import Dictionaries, States
-from circuits.metrics import Examples, Metric, measure
+from circuits.metrics import Metric, measure
 from saes.sites import Site
 
 

@@ -1,7 +1,7 @@
 """What a circuit explains: one number per example, read off the logits or off a site."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -9,84 +9,97 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from circuits.examples import Examples
 from saes.sites import Edit, Site, capture, intervene
-
-
-@dataclass(frozen=True)
-class Examples:
-    """Clean prompts, their counterfactuals (None for single prompts), and where the metric is read.
-
-    `fields` holds what the metric needs of each example, first axis = example.
-    """
-
-    clean: Int[Tensor, "batch length"]
-    patch: Int[Tensor, "batch length"] | None
-    position: Int[Tensor, " batch"]
-    fields: Mapping[str, Tensor]
-
-    def __post_init__(self) -> None:
-        if self.patch is not None and self.patch.shape != self.clean.shape:
-            raise ValueError(
-                f"clean prompts have shape {list(self.clean.shape)} and patch prompts {list(self.patch.shape)}: "
-                "a pair must have the same length"
-            )
-        for name, value in {"position": self.position, **self.fields}.items():
-            if len(value) != len(self.clean):
-                raise ValueError(f"{name} has {len(value)} entries for {len(self.clean)} examples")
-
-    def __len__(self) -> int:
-        return len(self.clean)
-
-    def take(self, index: Tensor) -> "Examples":
-        """The examples at `index`, repeats allowed."""
-        return Examples(
-            self.clean[index],
-            None if self.patch is None else self.patch[index],
-            self.position[index],
-            {name: value[index] for name, value in self.fields.items()},
-        )
-
-    def batches(self, size: int) -> "list[Examples]":
-        """Consecutive pieces of at most `size` examples."""
-        return [self.take(index) for index in torch.arange(len(self)).split(size)]
 
 
 @runtime_checkable
 class Metric(Protocol):
-    """A number per example. `reads` is the site it looks at; None means the logits."""
+    """A number per example.
+
+    `reads` is the site that it looks at: it is called with that site's tensor [batch, length, D]. None means the
+    logits, of which it gets those at each example's position, [batch, V].
+    """
 
     @property
     def reads(self) -> Site | None: ...
 
-    def __call__(self, output: Float[Tensor, "batch length _"], examples: Examples) -> Float[Tensor, " batch"]: ...
+    def __call__(self, output: Tensor, examples: Examples) -> Float[Tensor, " batch"]: ...
 
 
-def _at(output: Float[Tensor, "batch length v"], examples: Examples) -> Float[Tensor, "batch v"]:
-    return output[torch.arange(len(output), device=output.device), examples.position.to(output.device)]
+@dataclass(frozen=True)
+class OfLogits:
+    """Any function of the logits [batch, V] at the examples' positions, and of the examples."""
+
+    function: Callable[[Tensor, Examples], Tensor]
+    reads: Site | None = None
+
+    def __call__(self, output: Float[Tensor, "batch v"], examples: Examples) -> Float[Tensor, " batch"]:
+        values = self.function(output, examples)
+        if values.shape != (len(examples),):
+            raise ValueError(f"a metric gives one number per example: {len(examples)}, not {list(values.shape)}")
+        return values
+
+
+class Logit:
+    """logit(field `answer`)."""
+
+    reads: Site | None = None
+
+    def __call__(self, output: Float[Tensor, "batch v"], examples: Examples) -> Float[Tensor, " batch"]:
+        return _chosen(output, examples, "answer")
 
 
 class LogitDifference:
-    """logit(field `answer`) - logit(field `other`) at the example's position."""
+    """logit(field `answer`) - logit(field `other`)."""
 
     reads: Site | None = None
 
-    def __call__(self, output: Float[Tensor, "batch length v"], examples: Examples) -> Float[Tensor, " batch"]:
-        logits = _at(output, examples)
-        pick = torch.stack([examples.fields["answer"], examples.fields["other"]], 1).to(logits.device)
-        chosen = logits.gather(1, pick)
-        return chosen[:, 0] - chosen[:, 1]
+    def __call__(self, output: Float[Tensor, "batch v"], examples: Examples) -> Float[Tensor, " batch"]:
+        return _chosen(output, examples, "answer") - _chosen(output, examples, "other")
+
+
+class LogProbability:
+    """log p of the token in field `answer`, in nats."""
+
+    reads: Site | None = None
+
+    def __call__(self, output: Float[Tensor, "batch v"], examples: Examples) -> Float[Tensor, " batch"]:
+        return _chosen(output, examples, "answer") - output.logsumexp(-1)
 
 
 class LogOdds:
-    """log p - log (1 - p) of the token in field `answer` at the example's position."""
+    """log p - log (1 - p) of the token in field `answer`."""
 
     reads: Site | None = None
 
-    def __call__(self, output: Float[Tensor, "batch length v"], examples: Examples) -> Float[Tensor, " batch"]:
-        logits = _at(output, examples)
-        answer = examples.fields["answer"][:, None].to(logits.device)
-        others = logits.scatter(1, answer, float("-inf"))
-        return logits.gather(1, answer)[:, 0] - others.logsumexp(1)
+    def __call__(self, output: Float[Tensor, "batch v"], examples: Examples) -> Float[Tensor, " batch"]:
+        answer = examples.fields["answer"][:, None].to(output.device)
+        return _chosen(output, examples, "answer") - output.scatter(1, answer, float("-inf")).logsumexp(1)
+
+
+class MaskMass:
+    """Log-odds of the tokens in field `tokens` [batch, V] (bool), such as the legal moves, taken together."""
+
+    reads: Site | None = None
+
+    def __call__(self, output: Float[Tensor, "batch v"], examples: Examples) -> Float[Tensor, " batch"]:
+        inside = examples.fields["tokens"].to(output.device)
+        minus = float("-inf")
+        return output.masked_fill(~inside, minus).logsumexp(1) - output.masked_fill(inside, minus).logsumexp(1)
+
+
+class Divergence:
+    """KL(reference || model) in nats; field `reference` holds the reference's log-probabilities [batch, V].
+
+    Its gradient vanishes where the model is the reference: attribution patching sees nothing, integrated gradients do.
+    """
+
+    reads: Site | None = None
+
+    def __call__(self, output: Float[Tensor, "batch v"], examples: Examples) -> Float[Tensor, " batch"]:
+        reference = examples.fields["reference"].to(output)
+        return (reference.exp() * (reference - output.log_softmax(-1))).sum(-1)
 
 
 @dataclass(frozen=True)
@@ -100,6 +113,24 @@ class ProbeMargin:
         return self.probe(_at(output, examples)).squeeze(-1) * examples.fields["sign"].to(output)
 
 
+METRICS: Mapping[str, type] = {
+    "logit": Logit,
+    "logit-difference": LogitDifference,
+    "log-probability": LogProbability,
+    "log-odds": LogOdds,
+    "mask-mass": MaskMass,
+    "kl": Divergence,
+}
+"""metrics of the logits by the names that the command line and files use"""
+
+
+def with_reference(model: PreTrainedModel, examples: Examples) -> Examples:
+    """The examples with the field `reference` that Divergence compares with: the model's own clean predictions."""
+    with torch.no_grad():
+        log_p = logits_at(model, examples.clean, examples).log_softmax(-1)
+    return replace(examples, fields={**examples.fields, "reference": log_p})
+
+
 def measure(
     model: PreTrainedModel,
     metric: Metric,
@@ -108,10 +139,26 @@ def measure(
     edits: Mapping[Site, Edit] | None = None,
 ) -> Float[Tensor, " batch"]:
     """Run the model on tokens, with edits, and evaluate the metric; a metric on a site ends the pass there."""
-    tokens = tokens.to(model.device)
     with intervene(model, edits or {}):
         if metric.reads is None:
-            return metric(model(input_ids=tokens, use_cache=False).logits, examples)
+            return metric(logits_at(model, tokens, examples), examples)
         with capture(model, [metric.reads]) as values:
-            model(input_ids=tokens, use_cache=False)
+            model(input_ids=tokens.to(model.device), use_cache=False)
         return metric(values[metric.reads], examples)
+
+
+def logits_at(
+    model: PreTrainedModel, tokens: Int[Tensor, "batch length"], examples: Examples
+) -> Float[Tensor, "batch v"]:
+    """Logits at the examples' positions; the unembedding runs at those positions only."""
+    wanted, which = examples.position.to(model.device).unique(return_inverse=True)
+    logits = model(input_ids=tokens.to(model.device), use_cache=False, logits_to_keep=wanted).logits
+    return logits[torch.arange(len(logits), device=logits.device), which]
+
+
+def _chosen(output: Float[Tensor, "batch v"], examples: Examples, field: str) -> Float[Tensor, " batch"]:
+    return output.gather(1, examples.fields[field][:, None].to(output.device))[:, 0]
+
+
+def _at(output: Float[Tensor, "batch length d"], examples: Examples) -> Float[Tensor, "batch d"]:
+    return output[torch.arange(len(output), device=output.device), examples.position.to(output.device)]

@@ -14,8 +14,9 @@ from tqdm import tqdm
 from transformers import PreTrainedModel
 
 from circuits.attribution import node_effects
+from circuits.examples import Examples
 from circuits.feature_acts import Dictionaries, states_of, zero_states
-from circuits.metrics import Examples, ProbeMargin
+from circuits.metrics import ProbeMargin
 from saes.dictionary import Dictionary
 from saes.families import circuit_sites
 from saes.sites import Site, SiteError

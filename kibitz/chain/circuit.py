@@ -15,9 +15,10 @@ from boardgames.report import Positions
 from circuits.attribution import patch_states
 from circuits.circuit import Circuit
 from circuits.discover import CircuitConfig, Discovery, find_circuit
+from circuits.examples import Examples
 from circuits.faithfulness import Faithfulness, faithfulness
 from circuits.feature_acts import Dictionaries
-from circuits.metrics import Examples, LogOdds
+from circuits.metrics import LogOdds
 from kibitz.chain.board import drawn_position
 
 TARGET, DIRECTION = "b4", (1, 0)  # legal by flipping discs down the column b4-c4-d4-...

@@ -3,7 +3,7 @@
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from circuits.metrics import Examples
+from circuits.examples import Examples
 from saes.architectures import ReLUConfig, ReLUDictionary
 from saes.families import circuit_sites
 

@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from circuits.attribution import completeness_error, exact_effects, node_effects
+from circuits.examples import Examples
 from circuits.feature_acts import FeatureActs, states_of, zero_states
-from circuits.metrics import Examples, LogitDifference, LogOdds, measure
+from circuits.metrics import LogitDifference, LogOdds, measure
 from saes.families import circuit_sites
 from tests.circuits.small import dictionaries_for, linear_model, pairs, small_model
 

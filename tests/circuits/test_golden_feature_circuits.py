@@ -10,8 +10,9 @@ from transformers import AutoConfig, GPTNeoXForCausalLM
 
 from circuits.attribution import node_effects
 from circuits.edges import Chosen, edge_effects
+from circuits.examples import Examples
 from circuits.feature_acts import states_of, zero_states
-from circuits.metrics import Examples, LogitDifference
+from circuits.metrics import LogitDifference
 from saes.architectures import ReLUConfig, ReLUDictionary
 from saes.families import circuit_sites
 
@@ -27,7 +28,7 @@ class MinusLogit:
     reads = None
 
     def __call__(self, output, examples):
-        return -output[:, -1].gather(1, examples.fields["answer"][:, None])[:, 0]
+        return -output.gather(1, examples.fields["answer"][:, None])[:, 0]
 
 
 class Case:
