@@ -1,22 +1,27 @@
 """find_circuit: sparse feature circuits (Marks et al. 2024, section 3) on one page.
 
-Node effects of every example, summed over positions; the nodes of all sites with the largest mean absolute effect
-over examples, error nodes among them (a node that helps in one example and hurts in the next matters to both); the
-edges between those, measured on every example; the strongest edges; and what still reaches the output.
+Node effects of every example, summed over the positions of each place; the nodes of all sites with the largest mean
+absolute effect over examples, error nodes among them; the edges between those, measured on every example; the
+strongest edges; and what still reaches the output.
 """
 
 from dataclasses import dataclass
 
-import torch
+from jaxtyping import Float
+from torch import Tensor
 from tqdm import tqdm
 from transformers import PreTrainedModel
 
-from circuits.attribution import NodeEffects, completeness_error, node_effects
-from circuits.circuit import Circuit, edges_between, strongest_nodes
+from circuits.attribution import Method, NodeEffects, Rule, counterfactual, node_effects
+from circuits.circuit import Circuit, edges_between
 from circuits.edges import Edges, edge_effects
+from circuits.end_points import EndPoints
 from circuits.examples import Examples
 from circuits.feature_acts import Dictionaries, NodeScores
-from circuits.metrics import Metric, measure
+from circuits.metrics import Metric
+from circuits.moves import Slope
+from circuits.selection import Sizes, best_first
+from circuits.vjp import Derivative
 from saes.families import circuit_sites
 from saes.sites import Site, SiteError
 
@@ -25,17 +30,33 @@ from saes.sites import Site, SiteError
 class CircuitConfig:
     nodes: int = 1000
     """features and error nodes to choose, over all sites"""
+    threshold: float | None = None
+    """choose every node of larger mean absolute effect instead"""
+    search: int = 1
+    """more than 1: choose this many times `nodes` candidates, and of those what a best-first search meets"""
     edges: int = 5000
     """edges to keep"""
+    method: Method = "ig"
+    """integrated gradients, or the gradient at the clean prompt"""
     steps: int = 20
     """points on the path of integrated gradients"""
+    rule: Rule = "midpoint"
+    """where on its piece of the path each point lies; left end points are the original's"""
+    slope: Slope = "secant"
+    """derivative of a downstream feature: between clean and patch, or at the clean prompt as the original"""
+    derivative: Derivative = "full"
+    """of attention and norms"""
     batch_size: int = 16
     """examples at once"""
 
     def __post_init__(self) -> None:
-        for name in ("nodes", "edges", "steps", "batch_size"):
+        for name in ("nodes", "edges", "steps", "batch_size", "search"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}: choose at least 1")
+        if self.threshold is not None and not self.threshold >= 0:
+            raise ValueError(f"threshold is {self.threshold}: choose 0 or more")
+        if self.threshold is not None and self.search > 1:
+            raise ValueError("a search has a number of nodes: give nodes, not a threshold")
 
 
 @dataclass(frozen=True)
@@ -43,8 +64,14 @@ class Discovery:
     """A circuit with the evidence about it."""
 
     circuit: Circuit
-    scores: dict[Site, NodeScores]  # mean effect of every node, positions summed
-    ig_sum_error: float  # largest over embed and resid sites, where all paths pass
+    scores: dict[Site, NodeScores]
+    """mean effect of every node: [places, F] and [places]"""
+    gaps: dict[Site, float]
+    """what the effects at each site miss of what the whole site does: mean absolute gap over mean absolute change"""
+
+    @property
+    def largest_gap(self) -> float:
+        return max(self.gaps.values())
 
 
 def find_circuit(
@@ -54,40 +81,66 @@ def find_circuit(
     metric: Metric,
     config: CircuitConfig,
     *,
+    to: EndPoints = counterfactual,
     progress: bool = True,
 ) -> Discovery:
-    """The circuit behind a metric on clean / patch pairs, with dictionaries for embed, attn_i, mlp_i and resid_i."""
+    """The circuit behind a metric, with dictionaries for some of embed, attn_i, mlp_i, resid_i, the last among them.
+
+    `to` says where nodes are moved, by default to the patch prompts.
+    """
     sites = tuple(site for site in circuit_sites(model) if site in dictionaries)
     if not sites or sites[-1] != circuit_sites(model)[-1]:
         raise SiteError(f"a circuit needs a dictionary at {circuit_sites(model)[-1]}, the last site before the output")
-    batches = examples.batches(config.batch_size)
+    batches, names = examples.batches(config.batch_size), examples.grouped.names
     measured: list[NodeEffects] = []
-    gaps: list[float] = []
-    for batch in tqdm(batches, desc="node effects", disable=not progress):
-        assert batch.patch is not None
-        effects = node_effects(model, dictionaries, batch, metric, method="ig", steps=config.steps)
-        with torch.no_grad():
-            change = measure(model, metric, batch.patch, batch) - measure(model, metric, batch.clean, batch)
-        bottlenecks = [s for s in sites if s.name == "embed" or s.name.startswith("resid_")]
-        gaps.append(max(completeness_error(effects, change, bottlenecks).values()))
-        measured.append(effects)
-    per_example = {
-        site: NodeScores(
-            torch.cat([m.effects[site].acts.sum(1) for m in measured]),
-            torch.cat([m.effects[site].error.sum(1) for m in measured]),
+    sizes, gaps = Sizes(len(examples)), Gaps()
+    for batch in tqdm(batches, desc="node effects", unit="batch", disable=not progress):
+        effects = node_effects(
+            model,
+            dictionaries,
+            batch,
+            metric,
+            to(model, dictionaries, batch),
+            method=config.method,
+            steps=config.steps,
+            rule=config.rule,
+            slope=config.slope,
+            totals=True,
         )
-        for site in sites
-    }
-    unlinked = Circuit(
-        sites, strongest_nodes(per_example, config.nodes), {}, {"nodes_chosen": config.nodes, "steps": config.steps}
-    )
-    chosen = unlinked.chosen()
+        for site, found in effects.items():
+            sizes.add(site, found.at_places(batch.grouped, dictionaries[site].features))
+            gaps.add(site, found.gap(), found.total)
+        measured.append(effects)
+    if config.threshold is None:
+        nodes = sizes.strongest(config.search * config.nodes, names)
+    else:
+        nodes = sizes.above(config.threshold, names)
+    provenance = {"nodes_chosen": len(nodes), "method": config.method, "steps": config.steps}
+    chosen = Circuit(sites, nodes, {}, provenance, names).chosen()
     total: Edges = {}
     pairs = zip(batches, measured, strict=True)
-    for batch, effects in tqdm(pairs, total=len(batches), desc="edges", disable=not progress):
+    for batch, effects in tqdm(pairs, total=len(batches), desc="edges", unit="batch", disable=not progress):
         share = len(batch) / len(examples)
-        for pair, matrix in edge_effects(model, dictionaries, batch, effects, chosen).items():
+        found = edge_effects(model, dictionaries, batch, effects, chosen, derivative=config.derivative)
+        for pair, matrix in found.items():
             total[pair] = total[pair] + share * matrix if pair in total else share * matrix
-    circuit = Circuit(sites, unlinked.nodes, edges_between(total, chosen), unlinked.provenance).pruned(config.edges)
-    scores = {site: s.mean_examples() for site, s in per_example.items()}
-    return Discovery(circuit, scores, max(gaps))
+    circuit = Circuit(sites, nodes, edges_between(total, chosen, names), provenance, names)
+    if config.search > 1:
+        circuit = best_first(circuit, config.nodes)
+    return Discovery(circuit.pruned(config.edges), sizes.means(), gaps.shares())
+
+
+class Gaps:
+    """Sums over examples of absolute gaps and of absolute changes, by site."""
+
+    def __init__(self) -> None:
+        self._sums: dict[Site, tuple[float, float]] = {}
+
+    def add(self, site: Site, gap: Float[Tensor, " batch"], total: Float[Tensor, " batch"] | None) -> None:
+        assert total is not None
+        before = self._sums.get(site, (0.0, 0.0))
+        self._sums[site] = (before[0] + float(gap.abs().sum()), before[1] + float(total.abs().sum()))
+
+    def shares(self) -> dict[Site, float]:
+        """Of sites that change nothing 0."""
+        return {site: gap / total if total else 0.0 for site, (gap, total) in self._sums.items()}

@@ -7,41 +7,64 @@ u) * (change of u). What a node reads decides how that derivative is taken:
 * into an MLP, *local*: a vector-Jacobian product through LayerNorm and MLP, each position by itself;
 * into attention, *crossing*: a batched vector-Jacobian product through LayerNorm and attention, over positions.
 
-Edges are summed over positions at both ends and averaged over examples.
+Edges are summed over the positions of the places at both ends and averaged over examples. Nothing here grows faster
+than the number of examples.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import PreTrainedModel
 
-from circuits.attribution import NodeEffects
+from circuits.attribution import NodeEffects, SiteEffects, site_values
+from circuits.cotangents import Cotangents
 from circuits.examples import Examples
 from circuits.feature_acts import Dictionaries
+from circuits.places import Places
+from circuits.suffix import stream_sites
+from circuits.vjp import BlockPaths, Derivative
 from saes.dictionary import Dictionary
-from saes.families import blocks, find_site
-from saes.sites import Site, capture, intervene
+from saes.families import Block, blocks, find_site
+from saes.sites import Site
 
-Slope = Literal["secant", "clean"]
-Edges = dict[tuple[Site, Site], Float[Tensor, "down up"]]  # last index of both axes = the error node
+Edges = dict[tuple[Site, Site], Float[Tensor, "down up"]]
 
-_VJP_CHUNK = 32  # cotangents carried through attention at once; bounds memory
+_ROWS = 1 << 22  # numbers in a piece of cotangents that go through a block at once; bounds memory
 
 
 @dataclass(frozen=True)
 class Chosen:
-    """Which nodes of a site take part: some features, and the error node or not."""
+    """The nodes of a site that take part: features at places, then error nodes at places. Matrices have this order."""
 
-    features: Int[Tensor, " chosen"]
-    error: bool
+    features: Int[Tensor, " n"]
+    places: Int[Tensor, " n"]
+    errors: Int[Tensor, " m"]
+    """places whose error node takes part"""
 
     def __len__(self) -> int:
-        return len(self.features) + self.error
+        return len(self.features) + len(self.errors)
+
+    @classmethod
+    def every(cls, features: int, places: int = 1) -> "Chosen":
+        """All features at all places, place by place, and all errors."""
+        return cls(
+            torch.arange(features).repeat(places),
+            torch.arange(places).repeat_interleave(features),
+            torch.arange(places),
+        )
+
+
+def wiring(model: PreTrainedModel, index: int, block: Block) -> list[tuple[Site, Site | None, list[Site]]]:
+    """The sites of a block, what each reads the stream from (None: the stream itself), and what may write there."""
+    middle = block.before if block.parallel else find_site(model, f"resid_mid_{index}")
+    return [
+        (block.resid, None, [block.mlp, block.attn, block.before]),
+        (block.mlp, middle, [block.before] if block.parallel else [block.attn, block.before]),
+        (block.attn, block.before, [block.before]),
+    ]
 
 
 def edge_effects(
@@ -51,97 +74,79 @@ def edge_effects(
     nodes: NodeEffects,
     chosen: Mapping[Site, Chosen],
     *,
-    slope: Slope = "secant",
+    derivative: Derivative = "full",
     mask: Mapping[Site, Tensor] | None = None,
 ) -> Edges:
-    """All edges between the chosen nodes, as matrices [downstream, upstream] whose last index is the error node.
+    """All edges between the chosen nodes, as matrices [downstream, upstream] in the order of `chosen`.
 
-    Rows and columns follow `chosen[site].features`, then the error node (always present in the matrix, zero where it
-    is not chosen). `slope` is the derivative of a downstream feature with respect to its pre-activation: at the clean
-    point, as the original code has it, or the secant between clean and patch, with which the edges into a node of the
-    residual stream add up to the node's effect. `mask[site]` [batch, length, F + 1] leaves out downstream nodes of
-    single examples and positions.
+    With the secant slope (node_effects), a single position per place and the full derivative, the edges into a node of
+    the residual stream add up to its effect. `derivative` "frozen" holds attention patterns and norms as they are in
+    the clean pass. `mask[site]` [batch, length, F + 1] weighs downstream nodes of single examples and positions.
     """
     edges: Edges = {}
+    places = examples.grouped
+    clean = site_values(model, stream_sites(model), examples.clean)
     for index, block in enumerate(blocks(model)):
-        middle = block.before if block.parallel else find_site(model, f"resid_mid_{index}")
-        paths = [
-            (block.resid, None, [block.mlp, block.attn, block.before]),
-            (block.mlp, middle, [block.before] if block.parallel else [block.attn, block.before]),
-            (block.attn, block.before, [block.before]),
-        ]
-        for down, reads, ups in paths:
-            ups = [up for up in ups if up in dictionaries and up in chosen]
-            if down not in dictionaries or down not in chosen or not ups:
+        for down, reads, writers in wiring(model, index, block):
+            ups = [up for up in writers if up in nodes and len(chosen.get(up, ()))]
+            if down not in nodes or not len(chosen.get(down, ())) or not ups:
                 continue
-            rows_KBLD = _cotangents(dictionaries[down], down, nodes, chosen[down], slope, (mask or {}).get(down))
-            if reads is not None:
-                rows_KBLD = _through(model, examples, reads, down, rows_KBLD)
-            for up in ups:
-                edges[up, down] = _contract(rows_KBLD, dictionaries[up], up, nodes, chosen[up])
+            rows = Cotangents.of(dictionaries[down], nodes[down], chosen[down], places, (mask or {}).get(down))
+            if reads is None:
+                for up in ups:
+                    edges[up, down] = _virtual(rows, dictionaries[up], nodes[up], chosen[up], places)
+                continue
+            parts: dict[Site, list[Tensor]] = {up: [] for up in ups}
+            paths = BlockPaths(model, examples, block, reads, down, clean[block.before], derivative)
+            for piece in rows.pieces(max(1, _ROWS // rows.numbers_each)):
+                through = paths.back(piece)
+                for up in ups:
+                    parts[up].append(_contract(through, dictionaries[up], nodes[up], chosen[up], places))
+            edges |= {(up, down): torch.cat(parts[up]) for up in ups}
     return edges
 
 
-def _slopes(dictionary: Dictionary, site: Site, nodes: NodeEffects, slope: Slope) -> Float[Tensor, "batch length f"]:
-    """Derivative of every feature with respect to its pre-activation."""
-    clean = dictionary.pre_activation(nodes.clean[site].compose(dictionary))
-    at_clean = dictionary.activation_slope(clean)
-    if slope == "clean":
-        return at_clean
-    change_pre = dictionary.pre_activation(nodes.patch[site].compose(dictionary)) - clean
-    change = nodes.patch[site].acts - nodes.clean[site].acts
-    moved = change_pre.abs() > 1e-12
-    return torch.where(moved, change / torch.where(moved, change_pre, 1.0), at_clean)
-
-
 @torch.no_grad()
-def _cotangents(
-    dictionary: Dictionary, site: Site, nodes: NodeEffects, chosen: Chosen, slope: Slope, mask: Tensor | None
-) -> Float[Tensor, "nodes batch length d"]:
-    """The gradient of the metric through each chosen node (and last the error node) to the site's tensor."""
-    gradient = nodes.gradients[site]
-    weight_BLF = (gradient @ dictionary.W_dec.T) * _slopes(dictionary, site, nodes, slope)
-    rows = dictionary.encoder_rows(chosen.features)
-    features = weight_BLF[..., chosen.features].permute(2, 0, 1)[..., None] * rows[:, None, None]
-    # error = x - decode(encode(x)), so what reaches it is the gradient less what passes through all the features
-    every = torch.arange(dictionary.features, device=gradient.device)
-    error = gradient - weight_BLF @ dictionary.encoder_rows(every) if chosen.error else torch.zeros_like(gradient)
-    stacked = torch.cat([features, error[None]])
-    if mask is not None:
-        index = torch.cat([chosen.features, chosen.features.new_tensor([dictionary.features])])
-        stacked = stacked * mask[..., index].permute(2, 0, 1)[..., None]
-    return stacked
-
-
-def _through(
-    model: PreTrainedModel, examples: Examples, reads: Site, writes: Site, rows: Float[Tensor, "nodes batch length d"]
-) -> Float[Tensor, "nodes batch length d"]:
-    """Vector-Jacobian products of the path from `reads` to `writes`, at the clean prompt."""
-    tokens = examples.clean.to(model.device)
-    leaves: list[Tensor] = []
-
-    def leaf(x: Tensor) -> Tensor:
-        leaves.append(x.detach().requires_grad_())
-        return leaves[-1]
-
-    # the fused attention kernels have no batched backward pass
-    with sdpa_kernel(SDPBackend.MATH), torch.enable_grad(), intervene(model, {reads: leaf}):
-        with capture(model, [writes]) as values:
-            model(input_ids=tokens, use_cache=False)
-        pieces = [
-            torch.autograd.grad(values[writes], leaves[0], chunk, is_grads_batched=True, retain_graph=True)[0]
-            for chunk in rows.split(_VJP_CHUNK)
-        ]
-    return torch.cat(pieces)
+def _virtual(
+    rows: Cotangents, dictionary: Dictionary, up: SiteEffects, chosen: Chosen, places: Places
+) -> Float[Tensor, "down up"]:
+    """Same position, no module in between: weights[down feature] . weights[up feature], times numbers per position."""
+    change_UBL = _changes(up, chosen, places)
+    decoder = dictionary.W_dec[chosen.features]
+    overlap = torch.einsum("kbl,ubl->ku", rows.weights, change_UBL) * (rows.encoder @ decoder.T)
+    to_errors = _at_places(
+        rows.weights * torch.einsum("kd,bld->kbl", rows.encoder, up.moves.error), places, chosen.errors
+    )
+    features = torch.cat([overlap, to_errors], 1)
+    if not len(rows.error_places):
+        return features / rows.batch
+    through_error = rows.error_rows()
+    errors = _contract(through_error, dictionary, up, chosen, places) * rows.batch
+    return torch.cat([features, errors]) / rows.batch
 
 
 @torch.no_grad()
 def _contract(
-    rows: Float[Tensor, "nodes batch length d"], dictionary: Dictionary, site: Site, nodes: NodeEffects, chosen: Chosen
+    rows: Float[Tensor, "nodes batch length d"], dictionary: Dictionary, up: SiteEffects, chosen: Chosen, places: Places
 ) -> Float[Tensor, "down up"]:
-    """Multiply by the change of every upstream node, sum over positions, average over examples."""
-    change = nodes.patch[site] - nodes.clean[site]
-    change_BLI = change.acts[..., chosen.features]
-    to_features = torch.einsum("kbli,bli->ki", rows @ dictionary.W_dec[chosen.features].T, change_BLI)
-    to_error = torch.einsum("kbld,bld->k", rows, change.error) if chosen.error else rows.new_zeros(len(rows))
-    return torch.cat([to_features, to_error[:, None]], 1) / rows.shape[1]
+    """Multiply by the change of every upstream node, sum over its place, average over examples."""
+    change_UBL = _changes(up, chosen, places)
+    to_features = torch.einsum("kblu,ubl->ku", rows @ dictionary.W_dec[chosen.features].T, change_UBL)
+    to_errors = _at_places(torch.einsum("kbld,bld->kbl", rows, up.moves.error), places, chosen.errors)
+    return torch.cat([to_features, to_errors], 1) / rows.shape[1]
+
+
+def _changes(up: SiteEffects, chosen: Chosen, places: Places) -> Float[Tensor, "up batch length"]:
+    """The change of every chosen feature at the positions of its place."""
+    features, inverse = chosen.features.unique(return_inverse=True)
+    change = up.moves.of_features(features.to(up.acts.device), up.moves.change)[inverse.to(up.acts.device)]
+    here = places.index == chosen.places[:, None, None]
+    return change * here.to(change.device)
+
+
+def _at_places(
+    values: Float[Tensor, "nodes batch length"], places: Places, wanted: Int[Tensor, " m"]
+) -> Float[Tensor, "nodes m"]:
+    """Sums over the positions of each wanted place and over examples."""
+    here = (places.index == wanted[:, None, None]).to(values)
+    return torch.einsum("kbl,mbl->km", values, here)

@@ -5,7 +5,7 @@ so a complete circuit has a low one. Error nodes count as nodes; kept errors mak
 faithfulness without them, and that of random circuits with as many features and the same errors, belong beside it.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,9 +14,11 @@ from jaxtyping import Bool
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from circuits.ablation import Kept, Mask, ablated_metric, complement, keep_none, without_errors
+from circuits.ablation import Kept, Mask, ablated_metric, complement, keep_none, replacements, with_errors
+from circuits.attribution import counterfactual, site_values
+from circuits.end_points import EndPoints
 from circuits.examples import Examples
-from circuits.feature_acts import Dictionaries, States
+from circuits.feature_acts import Dictionaries
 from circuits.metrics import Metric, measure
 from saes.sites import Site
 
@@ -53,25 +55,35 @@ class Faithfulness:
         return float(np.mean([self.ratio(value) for value in self.random]))
 
 
-def random_like(kept: Mask, active: Mapping[Site, Bool[Tensor, " f"]], rng: np.random.Generator) -> dict[Site, Kept]:
-    """As many features at each site, drawn from those that are active on the examples, and the same error nodes."""
+def random_like(
+    kept: Mask, active: Mapping[Site, Bool[Tensor, "places f"]], rng: np.random.Generator
+) -> dict[Site, Kept]:
+    """As many features at each site and place, drawn from those that are active there, and the same error nodes."""
     masks = {}
     for site, keep in kept.items():
-        pool = (active[site] | keep.features).nonzero().flatten().numpy()
         features = torch.zeros_like(keep.features)
-        features[rng.choice(pool, int(keep.features.sum()), replace=False)] = True
+        for place, (chosen, pool) in enumerate(zip(keep.features, active[site] | keep.features, strict=True)):
+            drawn = rng.choice(pool.nonzero().flatten().numpy(), int(chosen.sum()), replace=False)
+            features[place, drawn] = True
         masks[site] = Kept(features, keep.error)
     return masks
 
 
+@torch.no_grad()
 def active_features(
-    dictionaries: Dictionaries, examples: Examples, states: Callable[[Examples], States]
-) -> dict[Site, Bool[Tensor, " f"]]:
-    """Features that are not zero somewhere in the given states of the examples."""
-    active = {site: torch.zeros(d.features, dtype=torch.bool) for site, d in dictionaries.items()}
-    for batch in examples.batches(64):
-        for site, state in states(batch).items():
-            active[site] |= (state.acts != 0).flatten(0, -2).any(0).cpu()
+    model: PreTrainedModel, dictionaries: Dictionaries, examples: Examples, batch_size: int = 64
+) -> dict[Site, Bool[Tensor, "places f"]]:
+    """Features that are not zero somewhere at a place, in the clean or the patch prompts."""
+    places = len(examples.grouped)
+    active = {site: torch.zeros(places, dictionaries[site].features, dtype=torch.bool) for site in dictionaries}
+    for batch in examples.batches(batch_size):
+        for tokens in (batch.clean, batch.patch):
+            if tokens is None:
+                continue
+            values = site_values(model, list(dictionaries), tokens, dictionaries)
+            for site in dictionaries:
+                on = (dictionaries[site].encode(values[site]) != 0).float()
+                active[site] |= (batch.grouped.sum(on) > 0).any(0).cpu()
     return active
 
 
@@ -81,25 +93,25 @@ def faithfulness(
     examples: Examples,
     metric: Metric,
     kept: Mask,
-    replacement: Callable[[Examples], States],
+    to: EndPoints = counterfactual,
     *,
     random_circuits: int = 10,
     seed: int = 0,
     batch_size: int = 64,
 ) -> Faithfulness:
-    """Measure a circuit on examples; `replacement` gives the states that stand in for everything outside it."""
+    """Measure a circuit on examples; `to` gives what stands in for everything outside it."""
     rng = np.random.default_rng(seed)
-    active = active_features(dictionaries, examples, replacement)
+    active = active_features(model, dictionaries, examples)
     candidates: dict[str, Mask] = {
-        "empty": keep_none({site: dictionaries[site] for site in kept}),
+        "empty": keep_none({site: dictionaries[site] for site in kept}, len(examples.grouped)),
         "circuit": kept,
         "complement": complement(kept),
-        "circuit_without_errors": without_errors(kept),
+        "circuit_without_errors": with_errors(kept, False),
         **{f"random {i}": random_like(kept, active, rng) for i in range(random_circuits)},
     }
     sums = dict.fromkeys(["model", *candidates], 0.0)
     for batch in examples.batches(batch_size):
-        states = replacement(batch)
+        states = replacements(dictionaries, to(model, dictionaries, batch))
         with torch.no_grad():
             sums["model"] += float(measure(model, metric, batch.clean, batch).sum())
         for name, mask in candidates.items():

@@ -1,6 +1,6 @@
 """What a dictionary sees of a site, with nothing lost: features and the error node that makes up the rest."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -45,7 +45,7 @@ class NodeScores:
     error: Float[Tensor, "*batch"]
 
     def sum_positions(self) -> "NodeScores":
-        """[batch, length, F] -> [batch, F]."""
+        """Sum over the second axis, positions or places: [batch, length, F] -> [batch, F]."""
         return NodeScores(self.acts.sum(1), self.error.sum(1))
 
     def mean_examples(self) -> "NodeScores":
@@ -65,21 +65,3 @@ def states_of(model: PreTrainedModel, dictionaries: Dictionaries, tokens: Int[Te
     for site, dictionary in dictionaries.items():
         dictionary.check_width(values[site].shape[-1])
     return {site: FeatureActs.of(dictionary, values[site]) for site, dictionary in dictionaries.items()}
-
-
-def zero_states(states: States) -> States:
-    """Every feature and every error 0: a dictionary then writes b_dec."""
-    return {site: FeatureActs(torch.zeros_like(s.acts), torch.zeros_like(s.error)) for site, s in states.items()}
-
-
-@torch.no_grad()
-def mean_states(model: PreTrainedModel, dictionaries: Dictionaries, batches: Iterable[Tensor]) -> States:
-    """Mean features and errors per position over batches of tokens of one length; shapes [1, length, ...]."""
-    total: dict[Site, tuple[Tensor, Tensor]] = {}
-    count = 0
-    for tokens in batches:
-        for site, state in states_of(model, dictionaries, tokens).items():
-            sums = (state.acts.sum(0, keepdim=True), state.error.sum(0, keepdim=True))
-            total[site] = (total[site][0] + sums[0], total[site][1] + sums[1]) if site in total else sums
-        count += len(tokens)
-    return {site: FeatureActs(acts / count, error / count) for site, (acts, error) in total.items()}

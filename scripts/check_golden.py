@@ -3,6 +3,7 @@
     python scripts/check_golden.py dictionary-learning DIR
     python scripts/check_golden.py board-labels DIR
     python scripts/check_golden.py board-metrics DIR
+    python scripts/check_golden.py feature-circuits DIR
 
 DIR is one case or a folder of cases in the layout that its README describes.
 """
@@ -12,7 +13,7 @@ from pathlib import Path
 from typing import Annotated
 
 import tyro
-from golden import board_labels, board_metrics, dictionary_learning
+from golden import board_labels, board_metrics, dictionary_learning, feature_circuits
 
 from saes.files import FileError
 
@@ -20,6 +21,7 @@ REFERENCES = {
     "dictionary-learning": dictionary_learning.check,
     "board-labels": board_labels.check,
     "board-metrics": board_metrics.check,
+    "feature-circuits": feature_circuits.check,
 }
 
 
@@ -28,7 +30,7 @@ def main(
     folder: Annotated[Path, tyro.conf.Positional],
     /,
 ) -> None:
-    """`reference`: dictionary-learning, board-labels or board-metrics. `folder`: one case, or a folder of cases."""
+    """`reference`: the name of one of the checks above. `folder`: one case, or a folder of cases."""
     if reference not in REFERENCES:
         sys.exit(f"check_golden: no reference {reference!r}; there are {', '.join(REFERENCES)}")
     try:

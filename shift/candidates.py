@@ -14,8 +14,9 @@ from tqdm import tqdm
 from transformers import PreTrainedModel
 
 from circuits.attribution import node_effects
+from circuits.end_points import ToZero
 from circuits.examples import Examples
-from circuits.feature_acts import Dictionaries, states_of, zero_states
+from circuits.feature_acts import Dictionaries
 from circuits.metrics import ProbeMargin
 from saes.dictionary import Dictionary
 from saes.families import circuit_sites
@@ -95,9 +96,9 @@ def margin_effects(
     features: dict[Site, Tensor] = {s: torch.zeros(d.features) for s, d in dictionaries.items()}
     errors = dict.fromkeys(dictionaries, 0.0)
     for batch in tqdm(examples.batches(batch_size), desc="candidates", disable=not progress):
-        zero = zero_states(states_of(model, dictionaries, batch.clean))
+        zero = ToZero()(model, dictionaries, batch)
         nodes = node_effects(model, dictionaries, batch, metric, zero, method="ig", steps=steps)
-        for s, scores in nodes.effects.items():
-            features[s] += scores.acts.sum((0, 1)).cpu() / len(examples)
-            errors[s] += float(scores.error.sum()) / len(examples)
+        for s, found in nodes.items():
+            features[s].index_add_(0, found.moves.feature.cpu(), found.acts.cpu() / len(examples))
+            errors[s] += float(found.error.sum()) / len(examples)
     return Effects(features, errors)

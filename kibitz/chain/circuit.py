@@ -12,8 +12,8 @@ from boardgames.othello.counterfactuals import Counterfactuals, counterfactuals
 from boardgames.othello.rules import replay, square_index
 from boardgames.othello.transcript import TOKEN_OF_SQUARE, to_tokens
 from boardgames.report import Positions
-from circuits.attribution import patch_states
 from circuits.circuit import Circuit
+from circuits.circuit_files import save_circuit
 from circuits.discover import CircuitConfig, Discovery, find_circuit
 from circuits.examples import Examples
 from circuits.faithfulness import Faithfulness, faithfulness
@@ -47,16 +47,12 @@ class Explained:
             "faithfulness_without_errors": m.faithfulness_without_errors,
             "completeness": m.completeness,
             "random_faithfulness": m.random_faithfulness,
-            "ig_sum_error": self.discovery.ig_sum_error,
+            "ig_sum_error": self.discovery.largest_gap,
         }
 
     def drawn(self) -> Circuit:
         """The strongest nodes and the strongest edges among them: what a picture can show."""
-        strongest = sorted(self.circuit.nodes.items(), key=lambda item: -abs(item[1]))[:DRAWN_NODES]
-        nodes = dict(strongest)
-        edges = {e: w for e, w in self.circuit.edges.items() if e[0] in nodes and e[1] in nodes}
-        kept = sorted(edges, key=lambda e: -abs(edges[e]))[:DRAWN_EDGES]
-        return replace(self.circuit, nodes=nodes, edges={e: edges[e] for e in kept})
+        return self.circuit.strongest(DRAWN_NODES, DRAWN_EDGES)
 
     def report(self) -> dict[str, object]:
         nodes = []
@@ -118,9 +114,8 @@ def explain(
         testing,
         LogOdds(),
         discovery.circuit.kept(dictionaries),
-        lambda batch: patch_states(model, dictionaries, batch),
     )
-    discovery.circuit.save(run / "circuit")
+    save_circuit(discovery.circuit, run / "circuit")
     explained = Explained(discovery, measured, {}, found, pairs)
     chosen = {site: nodes.features for site, nodes in explained.drawn().chosen().items()}
     return replace(explained, matches=match_features(model, dictionaries, chosen, names))

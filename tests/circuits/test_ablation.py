@@ -3,9 +3,10 @@
 import pytest
 import torch
 
-from circuits.ablation import Kept, ablate_features, ablation_edits, keep_all, keep_none
-from circuits.attribution import patch_states
+from circuits.ablation import Kept, ablate_features, ablation_edits, keep_all, keep_none, replacements
+from circuits.attribution import site_values
 from circuits.circuit import Circuit, Node
+from circuits.circuit_files import load_circuit, save_circuit
 from circuits.discover import CircuitConfig, find_circuit
 from circuits.faithfulness import faithfulness
 from circuits.feature_acts import states_of
@@ -22,6 +23,10 @@ def case():
     return model, dictionaries_for(model), pairs()
 
 
+def states_like(model, dictionaries, tokens):
+    return replacements(dictionaries, site_values(model, list(dictionaries), tokens))
+
+
 def logits(model, tokens, edits):
     with intervene(model, edits):
         return model(input_ids=tokens).logits
@@ -30,11 +35,10 @@ def logits(model, tokens, edits):
 def test_ablating_nothing_changes_no_logit(case):
     model, dictionaries, examples = case
     plain = logits(model, examples.clean, {})
-    clean = states_of(model, dictionaries, examples.clean)
-    assert torch.equal(
-        logits(model, examples.clean, ablation_edits(dictionaries, keep_all(dictionaries), clean)), plain
-    )
-    with_itself = ablation_edits(dictionaries, keep_none(dictionaries), clean)
+    clean = states_like(model, dictionaries, examples.clean)
+    everything = ablation_edits(dictionaries, keep_all(dictionaries), clean, examples.grouped)
+    assert torch.equal(logits(model, examples.clean, everything), plain)
+    with_itself = ablation_edits(dictionaries, keep_none(dictionaries), clean, examples.grouped)
     assert len(with_itself) == len(dictionaries)
     torch.testing.assert_close(logits(model, examples.clean, with_itself), plain, rtol=0, atol=1e-10)
     no_features = {site: torch.zeros(0, dtype=torch.long) for site in dictionaries}
@@ -54,7 +58,8 @@ def test_keeping_all_features_through_the_dictionary_changes_no_bit(case):
 
 def test_replacing_everything_by_the_patch_gives_the_patch_logits(case):
     model, dictionaries, examples = case
-    edits = ablation_edits(dictionaries, keep_none(dictionaries), states_of(model, dictionaries, examples.patch))
+    patch = states_like(model, dictionaries, examples.patch)
+    edits = ablation_edits(dictionaries, keep_none(dictionaries), patch, examples.grouped)
     patched = logits(model, examples.patch, {})
     assert (patched - logits(model, examples.clean, {})).abs().max() > 0.1
     torch.testing.assert_close(logits(model, examples.clean, edits), patched, rtol=0, atol=1e-9)
@@ -75,13 +80,12 @@ def test_everything_is_faithful_and_nothing_is_not(case):
     model, dictionaries, examples = case
 
     def measured(kept):
-        patch = lambda batch: patch_states(model, dictionaries, batch)  # noqa: E731
-        return faithfulness(model, dictionaries, examples, LogitDifference(), kept, patch, random_circuits=2)
+        return faithfulness(model, dictionaries, examples, LogitDifference(), kept, random_circuits=2)
 
     whole, none = measured(keep_all(dictionaries)), measured(keep_none(dictionaries))
     assert whole.faithfulness == pytest.approx(1, abs=1e-9) and whole.completeness == pytest.approx(0, abs=1e-9)
     assert none.faithfulness == pytest.approx(0, abs=1e-9) and none.completeness == pytest.approx(1, abs=1e-9)
-    half = {s: Kept(torch.arange(24) < 12, True) for s in dictionaries}
+    half = {s: Kept((torch.arange(24) < 12)[None], torch.tensor([True])) for s in dictionaries}
     assert measured(half).faithfulness not in (0, 1)
 
 
@@ -91,19 +95,24 @@ def test_a_found_circuit_survives_its_file(case, tmp_path):
     found = find_circuit(model, dictionaries, examples, LogitDifference(), config, progress=False).circuit
     assert 0 < len(found.nodes) <= 40 and 0 < len(found.edges) <= 60
     assert any(node.feature is None for node in found.nodes)
-    found.save(tmp_path / "c")
-    again = Circuit.load(tmp_path / "c")
+    save_circuit(found, tmp_path / "c")
+    again = load_circuit(tmp_path / "c")
     assert (again.sites, dict(again.nodes), dict(again.edges)) == (found.sites, dict(found.nodes), dict(found.edges))
     (tmp_path / "c" / "circuit.safetensors").write_bytes(b"short")
     with pytest.raises(FileError, match=r"circuit\.safetensors"):
-        Circuit.load(tmp_path / "c")
+        load_circuit(tmp_path / "c")
 
 
 def test_batches_do_not_change_a_circuit(case):
     model, dictionaries, examples = case
     one, many = (
         find_circuit(
-            model, dictionaries, examples, LogitDifference(), CircuitConfig(30, 50, 2, batch_size=size), progress=False
+            model,
+            dictionaries,
+            examples,
+            LogitDifference(),
+            CircuitConfig(nodes=30, edges=50, steps=2, batch_size=size),
+            progress=False,
         ).circuit
         for size in (1, 3)
     )
