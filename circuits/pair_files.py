@@ -83,7 +83,7 @@ def _of_csv(file: Path | str, text: str) -> list[Record]:
                 raise FileError(f"{where}: {found} columns, but the first line has {len(table.fieldnames or [])}")
             records.append(Record(where, row))
     except csv.Error as error:
-        raise FileError(f"{file}, line {table.line_num}: damaged ({error})") from None
+        raise FileError(f"{file}: damaged behind line {table.line_num} ({error})") from None
     return records
 
 

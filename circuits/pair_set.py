@@ -75,9 +75,12 @@ class Pairs:
         """The counterfactual prompts; none where the prompts are single."""
         return [pair.patch for pair in self.pairs if pair.patch is not None]
 
-    def where(self, **columns: Any) -> "Pairs":
+    def having(self, **columns: Any) -> "Pairs":
         """The pairs whose columns in the file hold these values, such as case="plural" or split="eval"."""
-        return replace(self, pairs=tuple(p for p in self.pairs if all(p.row.get(k) == v for k, v in columns.items())))
+        for pair in self.pairs:
+            if missing := [name for name in columns if name not in pair.row]:
+                raise PairsError(f"{pair.where}: no column {missing[0]!r}; there are: {', '.join(pair.row)}")
+        return replace(self, pairs=tuple(p for p in self.pairs if columns.items() <= p.row.items()))
 
     def split(self, test: float = 0.2, seed: int = 0) -> "tuple[Pairs, Pairs]":
         """Train and test pairs: of the different prompts, the share `test` whose hash is smallest, and the rest.
