@@ -62,6 +62,7 @@ class Pairs:
     vocabulary: int | None = None  # tokens of the tokenizer
     pad_id: int = 0
     header: Mapping[str, Any] = field(default_factory=dict)  # what the file says once
+    source: str = "pairs"  # the file, for messages
 
     def __len__(self) -> int:
         return len(self.pairs)

@@ -120,7 +120,7 @@ def read_pairs(
         kept.append(Pair(record.where, record.row, ours, theirs, right, wrong, given, beside_row))
     if not kept:
         raise PairsError(f"{file}: no pair is left: {'; '.join(f'{n} with {why}' for why, n in skipped.items())}")
-    return Pairs(tuple(kept), dict(skipped), reader.vocabulary, reader.pad_id, header)
+    return Pairs(tuple(kept), dict(skipped), reader.vocabulary, reader.pad_id, header, str(file))
 
 
 def greater_than(row: Mapping[str, Any]) -> tuple[list[str], list[str]]:

@@ -29,12 +29,6 @@ class Prompt:
     def __len__(self) -> int:
         return len(self.tokens)
 
-    def part(self, start: int, end: int) -> str:
-        """The characters from one token up to another, or their ids where there is no text."""
-        if self.text is None or self.offsets is None or start == end:
-            return " ".join(map(str, self.tokens[start:end]))
-        return self.text[self.offsets[start][0] : self.offsets[end - 1][1]]
-
 
 def wants_bos(tokenizer: PreTrainedTokenizerBase, bos: bool | None) -> bool:
     """Whether prompts get a BOS token: as told, else where the tokenizer has one.

@@ -28,12 +28,13 @@ def given_spans(pairs: Pairs, columns: Sequence[str] | None = None) -> Schema:
     """The schema that the file of the pairs has: `spans` of every row, or a start column for each span.
 
     `columns` are the names of those columns in order; by default the whole numbers in front of the column `length`,
-    back to the one that is at the beginning (0 or 1) in all rows. As in PEAP they count a BOS token; if they do not,
+    back to the one that is at the beginning in all rows. As in PEAP they count a BOS token; if they do not,
     they start at 0 and `length` is one less.
     """
     if pairs.header.get("format", FORMAT) != FORMAT or pairs.header.get("version", VERSION) != VERSION:
         raise FileError(
-            f"{pairs.header.get('format')} of version {pairs.header.get('version')}: this reads {FORMAT} {VERSION}"
+            f"{pairs.source}: {pairs.header.get('format')} of version {pairs.header.get('version')}, and this reads "
+            f"{FORMAT} of version {VERSION}"
         )
     if columns is None and any("spans" in pair.row for pair in pairs.pairs):
         return _of_lists(pairs)
@@ -82,9 +83,9 @@ def _ours() -> set[str]:
 def _of_lists(pairs: Pairs) -> Schema:
     unit, names = pairs.header.get("unit", "tokens"), pairs.header.get("names")
     if unit not in ("tokens", "characters"):
-        raise FileError(f"the unit of spans is {unit!r}: choose tokens or characters")
+        raise FileError(f"{pairs.source}: the unit of spans is {unit!r}: choose tokens or characters")
     if names is not None and not (isinstance(names, list) and all(isinstance(name, str) for name in names)):
-        raise FileError(f"the names of spans are {names!r}, not a list of texts")
+        raise FileError(f"{pairs.source}: the names of spans are {names!r}, not a list of texts")
     clean = [_spans(pair.where, "spans", pair.row.get("spans")) for pair in pairs.pairs]
     if not any("patch_spans" in pair.row for pair in pairs.pairs):
         return pairs.schema(clean, names=names, unit=unit)
@@ -108,21 +109,34 @@ def _start_columns(pairs: Pairs) -> list[str]:
     names = list(rows[0])
     if "length" not in names:
         raise SpanError(
-            f"{pairs.pairs[0].where}: neither `spans` nor start columns with `length` behind them; "
+            f"{pairs.source}: neither `spans` nor start columns with `length` behind them; "
             f"there are: {', '.join(names)}"
         )
+    first = pairs.pairs[0]
+    begin = _begin(first.where, first.row, first.clean)
     found: list[str] = []
     for name in reversed(names[: names.index("length")]):
         starts = {_whole(row[name]) for row in rows}
         if None in starts or name in _NO_SPANS:
             break
         found.insert(0, name)
-        if starts in ({0}, {1}):
+        if starts == {begin}:
             return found
     raise SpanError(
-        f"{pairs.pairs[0].where}: no column in front of `length` starts at token 0 or 1 in every row: say which "
-        "columns are the starts of spans"
+        f"{pairs.source}: no column in front of `length` starts at token {begin} in every row: say which columns are "
+        "the starts of spans"
     )
+
+
+def _begin(where: str, row: Mapping[str, Any], prompt: Prompt) -> int:
+    """The token at which the columns begin: 1 if they count the prompt's BOS token, else 0."""
+    length = _whole(row.get("length"))
+    if length not in (len(prompt), len(prompt) - prompt.bos):
+        raise SpanError(
+            f"{where}: `length` is {row.get('length')}, but the prompt has {len(prompt)} tokens: was it made with "
+            f"another tokenizer, or {'without' if prompt.bos else 'with'} a BOS token?"
+        )
+    return int(prompt.bos and length == len(prompt))
 
 
 def _of_columns(where: str, row: Mapping[str, Any], columns: Sequence[str], prompt: Prompt) -> list[Span]:
@@ -131,12 +145,7 @@ def _of_columns(where: str, row: Mapping[str, Any], columns: Sequence[str], prom
         if start is None:
             raise SpanError(f"{where}: column {name!r} is {row.get(name)!r}, not the number of a token")
     numbers = [start for start in starts if start is not None]
-    uncounted = prompt.bos and numbers[0] == 0 and numbers[-1] == len(prompt) - 1
-    if numbers[-1] != len(prompt) and not uncounted:
-        raise SpanError(
-            f"{where}: `length` is {numbers[-1]}, but the prompt has {len(prompt)} tokens: was it made with another "
-            f"tokenizer, or {'without' if prompt.bos else 'with'} a BOS token?"
-        )
+    _begin(where, row, prompt)
     for (name, start), (after, then) in pairwise(zip((*columns, "length"), numbers, strict=True)):
         if start > then:
             raise SpanError(f"{where}: span {name!r} starts at token {start}, but {after!r}, behind it, is {then}")

@@ -144,8 +144,8 @@ def merged_order(orders: Sequence[Sequence[str]]) -> tuple[str, ...]:
     """One order of all names that keeps each of the given ones."""
     graph: TopologicalSorter[str] = TopologicalSorter()
     for order in dict.fromkeys(map(tuple, orders)):  # mostly the same few
-        twice = next((name for i, name in enumerate(order) if name in order[:i]), None)
-        if twice is not None:
+        if len(set(order)) < len(order):
+            twice = next(name for name in order if order.count(name) > 1)
             raise SpanError(f"span {twice!r} stands twice in {', '.join(order)}")
         for name in order[:1]:
             graph.add(name)
@@ -203,17 +203,18 @@ def _of_characters(where: str, prompt: Prompt, spans: Sequence[Span]) -> list[Sp
 
 def _check_cover(where: str, spans: Sequence[Span], length: int, unit: str, blank: Callable[[int, int], bool]) -> None:
     """SpanError unless the spans follow each other from 0 to `length`, with nothing but `blank` between them."""
+    for first, then in pairwise(spans):
+        if then.start < first.start:
+            raise SpanError(
+                f"{where}: span {then.name!r} starts at {unit} {then.start}, but stands behind {first.name!r}, "
+                f"which starts at {first.start}"
+            )
     here, before = 0, None
     for name, start, end in [*spans, Span("", length, length)]:
         if not 0 <= start <= end:
             raise SpanError(f"{where}: span {name!r} runs from {unit} {start} to {end}")
         if end > length:
             raise SpanError(f"{where}: span {name!r} ends at {unit} {end}, but the prompt has {length}")
-        if before is not None and start < before.start:
-            raise SpanError(
-                f"{where}: span {name!r} starts at {unit} {start}, but stands behind {before.name!r}, "
-                f"which starts at {before.start}"
-            )
         if before is not None and start < here:
             raise SpanError(
                 f"{where}: span {name!r} starts at {unit} {start}, inside {before.name!r}, which ends at {before.end}"

@@ -15,20 +15,20 @@ def word_tokenizer(bos: bool = True, words: Iterable[str] = WORDS) -> PreTrained
     return PreTrainedTokenizerFast(tokenizer_object=inner, unk_token="<unk>", bos_token="<bos>" if bos else None)
 
 
-def byte_tokenizer(texts: Iterable[str] = (), bos: bool = True) -> PreTrainedTokenizerFast:
+def byte_tokenizer(texts: Iterable[str] = (), size: int = 2000) -> PreTrainedTokenizerFast:
     """GPT-2's kind: a space belongs to the token behind it; each word of `texts`, with its space if any, is a token."""
     inner = Tokenizer(models.BPE())
     inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     inner.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=2000,
+        vocab_size=size,
         min_frequency=1,
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         special_tokens=["<|endoftext|>"],
         show_progress=False,
     )
     inner.train_from_iterator(texts, trainer)
-    return PreTrainedTokenizerFast(tokenizer_object=inner, bos_token="<|endoftext|>" if bos else None)
+    return PreTrainedTokenizerFast(tokenizer_object=inner, bos_token="<|endoftext|>")
 
 
 def sentencepiece_tokenizer(texts: Iterable[str]) -> PreTrainedTokenizerFast:
