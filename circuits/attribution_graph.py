@@ -3,9 +3,9 @@
     graph = attribution_graph(model, transcoders, tokens, GraphConfig())
     graph.save("graphs/dallas")
 
-Nodes are active features, reconstruction errors, token embeddings and the likeliest next tokens. With attention patterns
-and norms held at the prompt the edge from s to t is what s adds to t: its pre-activation, or the logit less the mean
-logit. Edges into a node and its bias add up to its value. docs/attribution_graphs.md.
+Nodes are active features, reconstruction errors, token embeddings and the likeliest next tokens. With attention
+patterns and norms held at the prompt the edge from s to t is what s adds to t: to a feature's pre-activation, or to a
+logit less the mean logit. Edges into a node and its bias add up to its value. docs/attribution_graphs.md.
 """
 
 from collections.abc import Mapping
@@ -56,8 +56,8 @@ def attribution_graph(
 ) -> AttributionGraph:
     """The graph of one prompt, a row of token ids, for the tokens that are likeliest to come next.
 
-    `transcoders` read anything between residual stream and MLP and write one MLP each, as blocks(model) has it; the keys
-    do not matter. The output of an MLP without one is error. GraphError or SiteError for what does not fit.
+    `transcoders` read anything between residual stream and MLP and write one MLP each, as blocks(model) has it; the
+    keys do not matter. The output of an MLP without one is error. GraphError or SiteError for what does not fit.
     """
     config = config or GraphConfig()
     linear = LinearModel(model, transcoders, tokens)

@@ -69,9 +69,9 @@ class LinearModel:
 
         edits = {self._embed: given(sources[self._embed], None)}
         edits |= {part.writes: given(sources[part.writes], part) for part in self.parts}
-        with Replaying(self._record), intervene(self.model, edits):
-            with capture(self.model, self.at_prompt, stop_after=False) as values:
-                self.model(input_ids=self.tokens.expand(batch, -1), use_cache=False)
+        reading = capture(self.model, self.at_prompt, stop_after=False)
+        with Replaying(self._record), intervene(self.model, edits), reading as values:
+            self.model(input_ids=self.tokens.expand(batch, -1), use_cache=False)
         return values
 
     def effects(
