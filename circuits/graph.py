@@ -15,6 +15,7 @@ from saes.files import FileError, read_json, read_tensors, write_json, write_ten
 
 FORMAT = "kibitz-attribution-graph-1"
 _TENSORS = ("tokens", "features", "activations", "logit_tokens", "logit_probabilities", "values", "biases")
+_EDGES = ("targets", "sources", "weights")
 
 
 @dataclass(frozen=True)
@@ -80,26 +81,34 @@ class AttributionGraph:
         try:
             if manifest["format"] != FORMAT:
                 raise FileError(f"{folder}: format {manifest['format']!r}; expected {FORMAT!r}")
-            edges = Edges(*(tensors[name] for name in ("targets", "sources", "weights")))
+            _check(tensors, len(manifest["mlps"]))
+            edges = Edges(*(tensors[name] for name in _EDGES))
             parts = {name: tensors[name] for name in _TENSORS}
-            graph = cls(**parts, mlps=tuple(manifest["mlps"]), edges=edges, provenance=manifest["provenance"])
-            graph._check()
+            return cls(**parts, mlps=tuple(manifest["mlps"]), edges=edges, provenance=manifest["provenance"])
         except FileError:
             raise
         except (KeyError, TypeError, IndexError, ValueError) as error:
             raise FileError(f"{folder}: not a whole attribution graph ({error})") from None
-        return graph
 
-    def _check(self) -> None:
-        """ValueError unless all parts are of one graph."""
-        targets, edges = len(self.features) + len(self.logit_tokens), self.edges
-        for name, length in (("activations", len(self.features)), ("values", targets), ("biases", targets)):
-            if getattr(self, name).shape != (length,):
-                raise ValueError(f"{name} has shape {list(getattr(self, name).shape)} for {length} nodes")
-        if not len(edges.targets) == len(edges.sources) == len(edges.weights):
-            raise ValueError("targets, sources and weights of the edges differ in number")
-        for name, ends in (("targets", edges.targets), ("sources", edges.sources)):
-            if len(ends) and not 0 <= int(ends.min()) <= int(ends.max()) < len(self):
-                raise ValueError(
-                    f"{name} of edges go from {int(ends.min())} to {int(ends.max())}, nodes to {len(self)}"
-                )
+
+def _check(tensors: Mapping[str, Tensor], blocks: int) -> None:
+    """ValueError unless the tensors of a file are of one graph."""
+    tokens, features, logits, edges = (len(tensors[name]) for name in ("tokens", "features", "logit_tokens", "weights"))
+    shapes = {
+        "tokens": (tokens,),
+        "features": (features, 3),
+        "activations": (features,),
+        "logit_tokens": (logits,),
+        "logit_probabilities": (logits,),
+        "values": (features + logits,),
+        "biases": (features + logits,),
+        **dict.fromkeys(_EDGES, (edges,)),
+    }
+    for name, shape in shapes.items():
+        if tensors[name].shape != shape:
+            raise ValueError(f"{name} has shape {list(tensors[name].shape)} and not {list(shape)}")
+    nodes = features + (blocks + 1) * tokens + logits
+    for name in ("targets", "sources"):
+        ends = tensors[name]
+        if len(ends) and not 0 <= int(ends.min()) <= int(ends.max()) < nodes:
+            raise ValueError(f"{name} of edges go from {int(ends.min())} to {int(ends.max())} among {nodes} nodes")

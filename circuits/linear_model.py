@@ -23,7 +23,7 @@ class LinearModel:
     """One prompt of `length` tokens. Columns of what `effects` returns: all active features by block, position and
     number; then errors by block and position; then token embeddings, learned positions included, by position."""
 
-    def __init__(self, model: PreTrainedModel, transcoders: Mapping[Site, Dictionary], tokens: Int[Tensor, " length"]):
+    def __init__(self, model: PreTrainedModel, transcoders: Mapping[Site, Dictionary], tokens: Int[Tensor, "..."]):
         self.model, self.tokens = model, _checked(model, tokens)
         self.head, self.unembedding = _head(model)
         self._embed = find_site(model, "embed")

@@ -1,10 +1,10 @@
 """Attribution-graph JSON, which the viewers of circuit-tracer and Neuronpedia read: any graph of features and errors.
 
 A picture has rows (blocks, or sites in forward order) and columns (tokens, or spans of them). Ids are
-row_number_column: features by their number in the row's dictionary, errors by -1, tokens in the row E, outputs in the
-row behind the last but one, as circuit-tracer numbers it. No two nodes can share one: circuit-tracer's error ids
-0_block_column are also those of features of block 0. A feature's `feature` is the Cantor pair of row and number, from
-which viewers find its examples.
+row_number_column: features by their number in the row's dictionary, errors by -1, tokens in a row E, outputs two rows
+above the last, as circuit-tracer has them. No two nodes can share one; circuit-tracer's error ids 0_block_column are
+also those of features of block 0. A feature's `feature` is the Cantor pair of row and number, from which viewers find
+its examples.
 """
 
 import json
