@@ -91,13 +91,16 @@ class LinearModel:
         gradients = torch.autograd.grad(
             values[site], list(leaves.values()), rows, is_grads_batched=True, retain_graph=True, allow_unused=True
         )
-        embedding, *mlps = (
-            vectors.new_zeros(len(vectors), *leaf.shape[1:]) if g is None else g[:, 0]
-            for g, leaf in zip(gradients, leaves.values(), strict=True)
+        embedding, *mlps = (None if g is None else g[:, 0] for g in gradients)  # None: not upstream of the site
+        pairs, count = list(zip(mlps, self.parts, strict=True)), len(vectors)
+        return torch.cat(
+            [
+                *(_of_features(g, part, count) for g, part in pairs),
+                *(_at_each(g, part.error, count) for g, part in pairs),
+                _at_each(embedding, self.embedding, count),
+            ],
+            1,
         )
-        features = [_of_features(g, part) for g, part in zip(mlps, self.parts, strict=True)]
-        errors = [_at_each(g, part.error) for g, part in zip(mlps, self.parts, strict=True)]
-        return torch.cat([*features, *errors, _at_each(embedding, self.embedding)], 1)
 
     @torch.no_grad()
     def _checked_bias(self) -> dict[Site, Tensor]:
@@ -122,14 +125,17 @@ class LinearModel:
         return {site: value[0] for site, value in values.items()}
 
 
-def _of_features(gradient: Float[Tensor, "targets length d"], part: Part) -> Float[Tensor, "targets n"]:
+def _of_features(gradient: Tensor | None, part: Part, targets: int) -> Float[Tensor, "targets n"]:
+    """Products of gradients [targets, length, D] with what the features write, each at its position."""
+    if gradient is None:
+        return _wide(part.acts).new_zeros(targets, len(part.acts))
     by_position = zip(gradient.unbind(1), part.decoders.split(part.counts), strict=True)
     return torch.cat([_wide(g) @ _wide(rows).T for g, rows in by_position], 1)
 
 
-def _at_each(
-    gradient: Float[Tensor, "targets length d"], x: Float[Tensor, "length d"]
-) -> Float[Tensor, "targets length"]:
+def _at_each(gradient: Tensor | None, x: Float[Tensor, "length d"], targets: int) -> Float[Tensor, "targets length"]:
+    if gradient is None:
+        return _wide(x).new_zeros(targets, len(x))
     return torch.einsum("kld,ld->kl", _wide(gradient), _wide(x))
 
 
