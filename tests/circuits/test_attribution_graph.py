@@ -22,6 +22,8 @@ from saes.architectures import (
     TopKDictionary,
     transcoder,
 )
+from saes.checkpoint import save_dictionary
+from saes.dictionary_set import DictionarySet
 from saes.families import blocks, find_site
 from saes.files import FileError, read_json, write_json
 from saes.sites import SiteError
@@ -43,7 +45,7 @@ def graph_of(setup, **options) -> AttributionGraph:
 def dense(graph: AttributionGraph) -> torch.Tensor:
     """A[target, source] over all nodes."""
     matrix = torch.zeros(len(graph), len(graph), dtype=torch.float64)
-    matrix[graph.edges.targets, graph.edges.sources] = graph.edges.weights
+    matrix[graph.edges.targets, graph.edges.sources] = graph.edges.weights.double()
     return matrix
 
 
@@ -272,6 +274,21 @@ def test_the_most_influential_features_are_kept_and_the_rest_is_error():
     assert influence[same].sum() > 2 * influence.topk(20, largest=False).values.sum()
     assert influence[same].sum() > 0.8 * influence.topk(20).values.sum()
     assert scores(cut).replacement < scores(whole).replacement
+
+
+def test_transcoders_may_be_loaded_one_at_a_time(tmp_path):
+    """From a DictionarySet that has room for one of them."""
+    model, tokens = tiny("llama"), some_tokens(1, 5)[0]
+    made = {}
+    for i, block in enumerate(blocks(model)):
+        reads = find_site(model, f"resid_mid_{i}")
+        shape = {"width_in": 16, "width": 16, "features": 12, "seed": i}
+        made[reads] = transcoder(ReLUDictionary, reads, block.mlp, **shape).requires_grad_(False)
+        save_dictionary(made[reads], tmp_path / f"mlp_{i}")
+    one_at_a_time = DictionarySet(tmp_path, model=model, budget_bytes=2000)
+    one, two = (attribution_graph(model, t, tokens, progress=False) for t in (one_at_a_time, made))
+    assert torch.equal(dense(one), dense(two)) and len(one.features) > 0
+    assert one.provenance == two.provenance
 
 
 def test_batches_change_nothing():
