@@ -14,7 +14,8 @@ import torch
 import tyro
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from boardgames.lm import OTHELLO_DICTIONARIES, OTHELLO_GPT
+from boardgames.dictionaries import OTHELLO_DICTIONARIES
+from boardgames.lm import OTHELLO_GPT
 from boardgames.othello.counterfactuals import counterfactuals
 from boardgames.othello.rules import square_index, square_name
 from boardgames.othello.streams import stream
@@ -30,10 +31,9 @@ from circuits.span_files import given_spans
 from circuits.span_rules import sentences, words
 from circuits.spans import Schema
 from kibitz.chain.circuit import as_examples
-from kibitz.evaluate import find_dictionaries, place_at
+from saes.dictionary_set import DictionarySet
 from saes.families import circuit_sites
 from saes.models import load_model, load_tokenizer
-from saes.sites import Site
 
 MetricName = Literal["logit", "logit-difference", "log-probability", "log-odds", "mask-mass", "kl"]
 Cut = Literal["all", "each", "spans", "words", "sentences"]
@@ -88,6 +88,8 @@ class ProblemOptions:
     """a BOS token before every prompt; by default where the tokenizer has one"""
     unequal: Literal["error", "skip"] = "error"
     """pairs of different token length"""
+    budget: float | None = None
+    """GiB of dictionaries that may be in memory at once; by default all"""
     model_dtype: Literal["float32", "float64", "bfloat16"] = "float32"
     device: str = "auto"
     seed: int = 0
@@ -120,10 +122,9 @@ class ProblemOptions:
         """Load everything; nothing is written."""
         model = load_model(self.model or str(OTHELLO_GPT), dtype=self.model_dtype, device=self.device)
         model.requires_grad_(False)
-        dictionaries = load_at(model, self.sources())
+        dictionaries = open_dictionaries(model, self.sources(), self.budget)
         finding, testing, said, shown = self._examples(model)
-        names = {None: ("log-odds" if self.square else "logit-difference" if finding.patch is not None else "log-probability")}
-        metric = names.get(self.metric, self.metric or "")
+        metric = self.metric or ("log-odds" if self.square else _usual_metric(finding))
         if metric == "kl":
             finding, testing = with_reference(model, finding), with_reference(model, testing)
         for field_name in _NEEDS[metric]:
@@ -204,20 +205,23 @@ _NEEDS = {
 }
 
 
-def load_at(model: PreTrainedModel, sources: tuple[str, ...]) -> dict[Site, "object"]:
-    """Dictionaries by their sites, in forward order; ProblemError if two share one."""
-    found: dict[Site, object] = {}
-    for name, place in find_dictionaries(sources).items():
-        dictionary = place.read(device=model.device).to(model.dtype).requires_grad_(False)
-        place_at(model, dictionary, None)
-        if dictionary.site in found:
-            raise ProblemError(f"{name}: is a second dictionary at {dictionary.site}; a circuit has one at each site")
-        found[dictionary.site] = dictionary
+def open_dictionaries(model: PreTrainedModel, sources: tuple[str, ...], budget: float | None = None) -> Dictionaries:
+    """Dictionaries by their sites, in forward order, read when they are needed; ProblemError for sites of no circuit.
+
+    `budget`: GiB of weights that may be in memory at once.
+    """
+    found = DictionarySet(sources, model=model, budget_bytes=None if budget is None else int(budget * 2**30))
     order = circuit_sites(model)
     strange = [site.name for site in found if site not in order]
     if strange:
         raise ProblemError(f"dictionary at {strange[0]}: circuits have embed, attn_i, mlp_i and resid_i")
-    return {site: found[site] for site in order if site in found}
+    if order[-1] not in found:
+        raise ProblemError(f"no dictionary at {order[-1]}: a circuit needs one there, where all paths end")
+    return found
+
+
+def _usual_metric(examples: Examples) -> MetricName:
+    return "logit-difference" if "other" in examples.fields else "log-probability"
 
 
 def _schema(pairs: Pairs, places: Cut) -> Schema | None:

@@ -17,6 +17,7 @@ from transformers.utils import logging as transformers_logging
 
 from kibitz.bench import BenchConfig, run_bench
 from kibitz.board import BoardConfig, run_board
+from kibitz.circuit import CircuitCommand, run_circuit
 from kibitz.convert import ExportConfig, ImportConfig, export_dictionary, import_dictionary
 from kibitz.demo import DemoConfig, run_demo
 from kibitz.evaluate import EvalConfig, run_eval
@@ -34,6 +35,7 @@ COMMANDS: dict[str, tuple[type, Callable[[Any], str]]] = {
     "eval": (EvalConfig, run_eval),
     "board": (BoardConfig, run_board),
     "score": (ScoreConfig, run_score),
+    "circuit": (CircuitCommand, run_circuit),
     "export": (ExportConfig, export_dictionary),
     "import": (ImportConfig, import_dictionary),
     "games": (GamesConfig, run_games),
