@@ -6,9 +6,9 @@ components, neurons, a linear probe) stand beside them.
 
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import tyro
 from tqdm import tqdm
@@ -81,6 +81,10 @@ class BoardConfig:
                 raise ValueError(f"{name} is {getattr(self, name)}: choose {least} or more")
 
     @property
+    def with_baselines(self) -> bool:
+        return self.baselines and self.mode == "held-out"
+
+    @property
     def label_set(self) -> LabelSet:
         return self.labels or ("paper" if self.mode == "paper" else "corrected")
 
@@ -120,35 +124,24 @@ def _score(
         batch_rows=config.batch_rows,
     )
     faithful = _faithfulness(config, model, dictionaries, games) if config.faithful else {}
-    rows, baselines = [], config.baselines and config.mode == "held-out"
-    with tqdm(total=len(dictionaries) + 4 * len(sites) * baselines, desc="board", unit="set") as bar:
+    rows, sizes = [], {site: [] for site in sites}
+    with tqdm(total=len(dictionaries) + 4 * len(sites) * config.with_baselines, desc="board", unit="set") as bar:
         for name, dictionary in dictionaries.items():
-            rows.append(_row(config, board, games.scoring.game, name, dictionary, faithful.get(name)))
+            row = BoardRow(name, dictionary.site.name, dictionary.features, faithful.get(name))
+            if config.mode == "paper":
+                rows.append(replace(row, paper=board.paper(dictionary)))
+            else:
+                features = board.features(dictionary)
+                sizes[dictionary.site].append((dictionary.features, features.scoring.l0))
+                scores = board.referee.score(*features)
+                drawn = board.drawn(features, scores[LOW_LEVEL[games.scoring.game]]) if config.figures else None
+                rows.append(replace(row, scores=scores, drawn=drawn))
             bar.update()
-        for site in sites if baselines else ():
-            there = [d for d in dictionaries.values() if d.site == site]
-            for name, features, scores in beside(board, site, neurons[site], there):
-                rows.append(BoardRow(name, site.name, features, scores=scores))
+        for site in sites if config.with_baselines else ():
+            for name, count, scores in beside(board, site, neurons[site], sizes[site]):
+                rows.append(BoardRow(name, site.name, count, scores=scores))
             bar.update(4)
     return BoardResults(games.scoring.game, games.said, config.mode, config.label_set, tuple(rows))
-
-
-def _row(
-    config: BoardConfig,
-    board: GameScoreboard,
-    game: Game,
-    name: str,
-    dictionary: AffineDictionary,
-    faithful: Faithfulness | None,
-) -> BoardRow:
-    about: dict[str, Any] = {"site": dictionary.site.name, "features": dictionary.features, "faithful": faithful}
-    if config.mode == "paper":
-        return BoardRow(name, **about, paper=board.paper(dictionary))
-    scores = board.score(dictionary)
-    low = scores[LOW_LEVEL[game]]
-    drawn = board.drawn_features(dictionary, low) if config.figures else ()
-    squares = board.drawn_squares(dictionary, low) if config.figures else None
-    return BoardRow(name, **about, scores=scores, drawn=drawn, squares=squares)
 
 
 def _faithfulness(

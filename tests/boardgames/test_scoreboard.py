@@ -121,12 +121,12 @@ def test_what_is_planted_is_found_and_drawn(board):
     dictionary.W_dec = torch.zeros(len(centres), 8)
     scores = scoreboard.score(dictionary)
     assert scores["last move"].coverage.score > 0.9 > 0.6 > scores["legal"].coverage.score
-    drawn = scoreboard.drawn_features(dictionary, scores["last move"], count=4)
-    assert len(drawn) == 4 and len({d.feature for d in drawn}) == 4
-    for each in drawn:
+    drawn = scoreboard.drawn(scoreboard.features(dictionary), scores["last move"], count=4)
+    assert len(drawn.best) == 4 and len({d.feature for d in drawn.best}) == 4
+    for each in drawn.best:
         assert each.board.argmax() == "abcdefgh".index(each.property[-2]) * 8 + int(each.property[-1]) - 1
         assert each.board.max() > 0.9
-    nested = scoreboard.drawn_squares(dictionary, scores["last move"])
+    nested = drawn.squares
     assert nested.shape == (1, 64, 64)
     centre = [27, 28, 35, 36]
     assert np.isnan(nested[0, centre]).all(), "no move is ever made to the four squares that are full at the start"

@@ -11,6 +11,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 from boardgames.dictionaries import OTHELLO_DICTIONARIES
 from boardgames.labelled import groups_of
 from boardgames.othello.rules import random_games
+from boardgames.scoreboard import encode_rows
 from kibitz.board import BoardConfig, run_board
 from kibitz.board_games import Splits, label_splits, open_games
 from kibitz.cli import main
@@ -77,6 +78,19 @@ def test_othello_held_out(tmp_path, capsys):
     assert resamples["resid_1:low_level:coverage"].shape == (50,)
     for name in ("table.md", "resid_1_f1.png", "resid_1_features.png"):
         assert (tmp_path / "b" / name).stat().st_size > 500
+
+
+def test_a_dictionary_is_encoded_once_for_each_split(tmp_path, monkeypatch):
+    """Scores, baselines of its L0 and figures share it."""
+    encoded = []
+    monkeypatch.setattr(
+        "boardgames.scoreboard.encode_rows",
+        lambda dictionary, x: encoded.append(type(dictionary)) or encode_rows(dictionary, x),
+    )
+    run_board(BoardConfig((RESID_1,), split=20, resampled=0, faithful=False, out=tmp_path / "b"))
+    assert (tmp_path / "b" / "resid_1_squares.png").is_file()
+    ours = encoded[0]
+    assert encoded.count(ours) == 2 < len(encoded)
 
 
 def test_chess_with_another_model_and_its_own_games(chess_files, tmp_path):
