@@ -11,6 +11,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 from boardgames.dictionaries import OTHELLO_DICTIONARIES
 from boardgames.labelled import groups_of
 from boardgames.othello.rules import random_games
+from boardgames.othello.transcript import GamesError
 from boardgames.scoreboard import encode_rows
 from kibitz.board import BoardConfig, run_board
 from kibitz.board_games import Splits, label_splits, open_games
@@ -156,6 +157,24 @@ def test_parts_are_those_of_the_games_hashes(tmp_path):
         and len(rows[2]) > 1000
         and len(set.union(*rows)) == sum(map(len, rows))
     )
+
+
+def test_broken_games_are_counted_in_what_is_said(tmp_path):
+    letters = [f"{file}{rank}" for file in "abcdefgh" for rank in range(1, 9)]
+    games = [[letters[square] for square in game if square < 64] for game in random_games(40, np.random.default_rng(4))]
+    lines = ["".join(game) for game in games]
+    lines[7:7] = ["no game at all", "f5d6 nor this"]
+    (tmp_path / "games.txt").write_text("\n".join(lines) + "\n")
+    splits = open_games("othello", [tmp_path / "games.txt"], 20, parts=False)
+    said = label_splits(splits, "othello", groups_of("othello")).said
+    assert "of 20 to score on; left out: 2 broken (the first: " in said and "line 8: 'no game at all'" in said
+    (tmp_path / "games.txt").write_text("\n".join(lines[:9]) + "\n")
+    for parts in (True, False):
+        with pytest.raises(GamesError, match="left out: 2 broken"):
+            open_games("othello", [tmp_path / "games.txt"], 20, parts=parts)
+    (tmp_path / "games.txt").write_text("no game at all\n")
+    with pytest.raises(GamesError, match="0 different games; .* left out: 1 broken"):
+        open_games("othello", [tmp_path / "games.txt"], 20, parts=False)
 
 
 @pytest.mark.parametrize(
