@@ -54,8 +54,8 @@ class BoardConfig:
     """more properties to score, each as a group of its own"""
     mode: Literal["held-out", "paper"] = "held-out"
     """paper: chosen and scored as the original code does it, with its labels, to compare with published numbers"""
-    baselines: bool = True
-    """score what needs no dictionary too"""
+    baselines: tyro.conf.DisallowNone[bool | None] = None
+    """score what needs no dictionary too; by default with --mode held-out"""
     faithful: bool = True
     """measure L0, variance explained and loss recovered on the same games"""
     resampled: int = 1000
@@ -76,13 +76,15 @@ class BoardConfig:
             raise ValueError("no dictionary is given: name one or more folders")
         if self.mode == "paper" and self.at != "dots":
             raise ValueError("the paper scores dots: leave out --at, or --mode paper")
+        if self.mode == "paper" and self.baselines:
+            raise ValueError("the paper's mode scores dictionaries alone: leave out --baselines, or --mode paper")
         for name, least in (("split", 20), ("resampled", 0), ("batch_rows", 1), ("seed", 0)):
             if getattr(self, name) < least:
                 raise ValueError(f"{name} is {getattr(self, name)}: choose {least} or more")
 
     @property
     def with_baselines(self) -> bool:
-        return self.baselines and self.mode == "held-out"
+        return self.mode == "held-out" if self.baselines is None else self.baselines
 
     @property
     def label_set(self) -> LabelSet:
@@ -95,6 +97,8 @@ def run_board(config: BoardConfig) -> str:
     places = find_dictionaries(config.dictionaries)
     model = load_model(config.model or str(SHIPPED[config.game]), device=config.device)
     game = game_of(model.config.vocab_size)
+    if game == "othello" and config.at != "dots":
+        raise ValueError(f"at is {config.at}: Othello is scored at every move; leave out --at, which is for chess")
     dictionaries = {name: place.read(device=model.device) for name, place in places.items()}
     for dictionary in dictionaries.values():
         place_at(model, dictionary, None)

@@ -1,6 +1,7 @@
 """`kibitz board` from the command line: what is written, and what is said of wrong input."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -122,6 +123,7 @@ def test_the_papers_mode(chess_files, tmp_path):
     shared = {"games": (chess_files / "games.txt",), "parts": False, "split": 30, "mode": "paper", "faithful": False}
     config = BoardConfig((str(chess_files / "dictionary"),), model=str(chess_files / "model"), out=tmp_path, **shared)
     assert "coverage divided by 768" in run_board(config)
+    assert "coverage divided by 768" in run_board(replace(config, baselines=False)), "said again, but not refused"
     found = json.loads((tmp_path / "board.json").read_text())
     assert found["labels"] == "paper" and found["sets"][0]["paper"]["pieces off start"]["denominator"] == 768
     assert set(found["sets"][0]["paper"]["check"]) >= {"coverage", "reconstruction", "reconstruction_last"}
@@ -186,6 +188,9 @@ def test_broken_games_are_counted_in_what_is_said(tmp_path):
         ([RESID_1, "--games", "GAMES"], "games of chess, and the model plays othello"),
         (["DICTIONARY", "--model", "MODEL", "--games", "GAMES"], "60 different games are for selection"),
         ([RESID_1, "--model", "MODEL", "--games", "GAMES", "--no-parts", "--split", "20"], "resid_1"),
+        ([RESID_1, "--mode", "paper", "--at", "moves"], "the paper scores dots: leave out --at, or --mode paper"),
+        ([RESID_1, "--mode", "paper", "--baselines"], "leave out --baselines, or --mode paper"),
+        ([RESID_1, "--at", "characters"], "at is characters: Othello is scored at every move; leave out --at"),
         ([RESID_1, "--properties", "unicorn", "--split", "20"], "no property of othello is called 'unicorn'"),
         ([str(OTHELLO_DICTIONARIES / "resid_9")], "resid_9"),
     ],
