@@ -10,8 +10,8 @@ from torch import Tensor
 
 from boardgames import paper
 from boardgames.firing import SparseLabels
+from boardgames.group_scores import GroupScore
 from boardgames.scoreboard import Encoded, Scoreboard, encode_rows, harvest_rows
-from boardgames.scoring import GroupScore
 from saes.dictionary import Dictionary
 from saes.sites import Site
 

@@ -14,9 +14,10 @@ from transformers import PreTrainedModel
 
 from boardgames.baselines import principal_components, random_dictionary, signed_neurons
 from boardgames.firing import SparseActivations
+from boardgames.group_scores import GroupScore
 from boardgames.labelled_rows import LabelledRows
 from boardgames.linear_probe import fit_probe
-from boardgames.scoring import RESAMPLES, GroupScore, Referee, Truth
+from boardgames.scoring import RESAMPLES, Referee, Truth
 from saes.dictionary import Dictionary
 from saes.harvest import harvest
 from saes.passes import side_by_side

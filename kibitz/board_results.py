@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from boardgames.game_scoreboard import Drawn
+from boardgames.group_scores import Summary, strategy_mean
 from boardgames.labelled import LOW_LEVEL, Game
-from boardgames.scoring import Summary, strategy_mean
 from kibitz.board_figures import draw_features, draw_heat_maps, draw_pareto, draw_squares
 from kibitz.scored import FAITHFUL, Row, interval, markdown
 from saes.files import write_json, write_tensors, write_text

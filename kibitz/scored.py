@@ -9,8 +9,8 @@ from tqdm import tqdm
 from transformers import PreTrainedModel
 
 from boardgames.bootstrap import Interval
+from boardgames.group_scores import GroupScore
 from boardgames.scoreboard import Scoreboard
-from boardgames.scoring import GroupScore
 from saes.architectures import AffineDictionary
 from saes.evaluation import evaluate_all
 from saes.samples import TokenBatch
