@@ -147,12 +147,3 @@ def test_the_scoreboard_scores_as_the_referee_does(board):
     assert probe["last move"].coverage.score > probe["board"].always_on
     with pytest.raises(ValueError, match="width 8, the dictionary 9"):
         encode_rows(IdentityDictionary(site, 9), scoreboard.scoring.activations[site])
-
-
-def test_the_papers_numbers_divide_by_192_and_are_not_below_those_held_out(board):
-    scoreboard, _, (_, neurons) = board
-    dictionary = IdentityDictionary(neurons, 32)
-    paper = scoreboard.paper(dictionary)
-    assert paper["board"]["denominator"] == 192 and paper["legal"]["denominator"] == 64
-    held_out = scoreboard.score(dictionary)["board"].coverage.score
-    assert held_out - 0.02 < paper["board"]["coverage"] * 192 / 128
