@@ -107,6 +107,9 @@ def plant(selection: LabelledGames, scoring: LabelledGames, fires: list[torch.Te
             rows.labels.matrix[:, 64 + q] = firing[t, :, yours]
         if t == 7:
             scoring.labels.matrix[np.flatnonzero(scoring.labels.matrix[:, q])[:lost], q] = False
+    t, feature = (fires[0].sum(1) == 10).nonzero()[0]  # as many as a label needs
+    for rows, firing in zip((selection, scoring), fires, strict=True):
+        rows.labels.matrix[:, 40], rows.labels.matrix[:, 64 + 40] = firing[t, :, feature], False
     odd = [firing[0, :, 111].numpy() for firing in fires]
     for rows, on in zip((selection, scoring), odd, strict=True):
         rows.labels.matrix[:, 30] = on
