@@ -51,6 +51,11 @@ class SparseActivations:
     def rows(self) -> int:
         return len(self.start) - 1
 
+    @property
+    def l0(self) -> float:
+        """Mean number of active features."""
+        return float(self.start[-1]) / self.rows
+
     def maxima(self) -> Float[Tensor, " f"]:
         """Largest activation of every feature, 0 for one that never fires: the unit of its thresholds."""
         largest = torch.zeros(self.features)

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from boardgames import paper
 from boardgames.firing import SparseLabels
-from boardgames.scoreboard import Scoreboard, encode_rows, harvest_rows
-from boardgames.scoring import GroupScore
+from boardgames.group_scores import GroupScore
+from boardgames.scoreboard import Encoded, Scoreboard, encode_rows, harvest_rows
 from saes.dictionary import Dictionary
 from saes.sites import Site
 
@@ -27,46 +27,48 @@ class DrawnFeature:
     property: str
     f1: float
     board: Float[np.ndarray, " square"]
-    """share of the positions on which the feature fires that have the piece there"""
+    """share of the positions on which the feature fires that have the piece there; 0 if it fires on none"""
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """Where the piece of a property stands on the positions of the scoring split on which its detector fires."""
+
+    best: tuple[DrawnFeature, ...]
+    """the best detectors, each another feature for another square, best first"""
+    squares: Float[np.ndarray, "piece 64 64"]
+    """of every property: its own square, then the board; NaN for one that never occurs, or that no feature detects"""
 
 
 class GameScoreboard(Scoreboard):
     """Two splits of labelled games; groups of properties have 64 columns a piece where they are about squares."""
 
-    def drawn_features(self, dictionary: Dictionary, score: GroupScore, count: int = 8) -> tuple[DrawnFeature, ...]:
-        """The best detectors of a group of squares, each another feature for another square, best first."""
-        selection, scoring = self.features(dictionary)
-        firing = scoring.firing(selection.maxima())
-        labels, here = self.scoring.rows.labels, self.referee.scoring.columns(score.name)
-        drawn: dict[int, DrawnFeature] = {}
-        squares: set[str] = set()
+    def drawn(self, features: Encoded, score: GroupScore, count: int = 8) -> Drawn:
+        """The detectors of a group of squares, from the features that the score is of."""
+        boards = self._boards(features, score)
+        squares = np.where(score.occurs[:, None], boards, np.nan).reshape(-1, SQUARES, SQUARES)
+        here, names = self.referee.scoring.columns(score.name), self.scoring.rows.labels.squares
+        best: dict[int, DrawnFeature] = {}
+        taken: set[str] = set()
         for p in np.argsort(-score.f1, kind="stable"):
-            feature, square = int(score.feature[p]), labels.squares[here.start + int(p)]
-            if feature < 0 or feature in drawn or square in squares or len(drawn) == count:
+            feature, square = int(score.feature[p]), names[here.start + int(p)]
+            if feature < 0 or feature in best or square in taken or len(best) == count:
                 continue
-            rows = firing.at(feature, int(score.threshold[p]))
-            piece = here.start + int(p) // SQUARES * SQUARES
-            board = labels.matrix[rows, piece : piece + SQUARES].mean(0) if len(rows) else np.zeros(SQUARES)
-            drawn[feature] = DrawnFeature(feature, score.columns[p], float(score.f1[p]), board)
-            squares.add(square)
-        return tuple(drawn.values())
+            best[feature] = DrawnFeature(feature, score.columns[p], float(score.f1[p]), np.nan_to_num(boards[p]))
+            taken.add(square)
+        return Drawn(tuple(best.values()), squares)
 
-    def drawn_squares(self, dictionary: Dictionary, score: GroupScore) -> Float[np.ndarray, "piece 64 64"]:
-        """For every piece and square of a group: where the piece stands when the best feature for it there fires.
-
-        Share of the firing positions of the scoring split, by square; NaN for a property that never occurs, or that
-        no feature detects.
-        """
-        selection, scoring = self.features(dictionary)
-        firing = scoring.firing(selection.maxima())
+    def _boards(self, features: Encoded, score: GroupScore) -> Float[np.ndarray, "property square"]:
+        """Where the piece of every property stands when its detector fires; NaN where nothing does."""
+        firing = features.scoring.firing(features.selection.maxima())
         matrix, here = self.scoring.rows.labels.matrix, self.referee.scoring.columns(score.name)
         boards = np.full((len(score.columns), SQUARES), np.nan)
-        for p in np.flatnonzero(score.occurs & (score.feature >= 0)):
+        for p in np.flatnonzero(score.feature >= 0):
             rows = firing.at(int(score.feature[p]), int(score.threshold[p]))
             piece = here.start + int(p) // SQUARES * SQUARES
             if len(rows):
                 boards[p] = matrix[rows, piece : piece + SQUARES].mean(0)
-        return boards.reshape(-1, SQUARES, SQUARES)
+        return boards
 
     def paper(self, dictionary: Dictionary) -> dict[str, dict[str, Any]]:
         """The numbers of the original code for every group, in-sample and with its denominators; see paper.py."""

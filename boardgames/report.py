@@ -11,11 +11,12 @@ from transformers import PreTrainedModel
 
 from boardgames.firing import SparseActivations
 from boardgames.game import Labels, label
+from boardgames.group_scores import GroupScore
 from boardgames.linear_probe import ProbeScore, fit_probe, score_probe
 from boardgames.othello.properties import BOARD, EVERYTHING
 from boardgames.othello.rules import Replay, replay
 from boardgames.othello.transcript import CONTEXT, to_tokens
-from boardgames.scoring import GroupScore, Referee, Truth
+from boardgames.scoring import Referee, Truth
 from saes.dictionary import Dictionary
 from saes.harvest import harvest
 from saes.sites import Site

@@ -5,6 +5,7 @@ What is scored may be games or any tokens with labels; boardgames/game_scoreboar
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -13,9 +14,10 @@ from transformers import PreTrainedModel
 
 from boardgames.baselines import principal_components, random_dictionary, signed_neurons
 from boardgames.firing import SparseActivations
+from boardgames.group_scores import GroupScore
 from boardgames.labelled_rows import LabelledRows
 from boardgames.linear_probe import fit_probe
-from boardgames.scoring import RESAMPLES, GroupScore, Referee, Truth
+from boardgames.scoring import RESAMPLES, Referee, Truth
 from saes.dictionary import Dictionary
 from saes.harvest import harvest
 from saes.passes import side_by_side
@@ -63,6 +65,13 @@ class Half:
         return side_by_side(dictionary.reads, self.activations)
 
 
+class Encoded(NamedTuple):
+    """What fires on the two splits."""
+
+    selection: SparseActivations
+    scoring: SparseActivations
+
+
 class Scoreboard:
     """Two splits of labelled rows, as one model sees them at some sites."""
 
@@ -94,18 +103,13 @@ class Scoreboard:
             *truths, resampled=resampled, each_property=each_property, seed=seed, device=model.device
         )
 
-    def features(self, dictionary: Dictionary) -> tuple[SparseActivations, SparseActivations]:
-        """What fires on the two splits."""
-        return tuple(encode_rows(dictionary, half.read_by(dictionary)) for half in (self.selection, self.scoring))  # type: ignore[return-value]  # of two
+    def features(self, dictionary: Dictionary) -> Encoded:
+        """Encoding takes long: scores, L0 and drawings of one dictionary share it."""
+        return Encoded(*(encode_rows(dictionary, half.read_by(dictionary)) for half in (self.selection, self.scoring)))
 
     def score(self, dictionary: Dictionary) -> dict[str, GroupScore]:
         """Chosen on the one split, scored on the other; by the names of the groups."""
         return self.referee.score(*self.features(dictionary))
-
-    def l0(self, dictionary: Dictionary) -> float:
-        """Mean number of active features on the scored positions."""
-        fires = encode_rows(dictionary, self.scoring.read_by(dictionary))
-        return float(fires.start[-1]) / fires.rows
 
     def baselines(self, site: Site, neurons: Site | None, features: int, l0: float) -> dict[str, dict[str, GroupScore]]:
         """What as many features reach that nobody has trained a dictionary for; `neurons`: their site, if any."""

@@ -6,9 +6,9 @@ components, neurons, a linear probe) stand beside them.
 
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import tyro
 from tqdm import tqdm
@@ -54,8 +54,8 @@ class BoardConfig:
     """more properties to score, each as a group of its own"""
     mode: Literal["held-out", "paper"] = "held-out"
     """paper: chosen and scored as the original code does it, with its labels, to compare with published numbers"""
-    baselines: bool = True
-    """score what needs no dictionary too"""
+    baselines: tyro.conf.DisallowNone[bool | None] = None
+    """score what needs no dictionary too; by default with --mode held-out"""
     faithful: bool = True
     """measure L0, variance explained and loss recovered on the same games"""
     resampled: int = 1000
@@ -76,9 +76,15 @@ class BoardConfig:
             raise ValueError("no dictionary is given: name one or more folders")
         if self.mode == "paper" and self.at != "dots":
             raise ValueError("the paper scores dots: leave out --at, or --mode paper")
+        if self.mode == "paper" and self.baselines:
+            raise ValueError("the paper's mode scores dictionaries alone: leave out --baselines, or --mode paper")
         for name, least in (("split", 20), ("resampled", 0), ("batch_rows", 1), ("seed", 0)):
             if getattr(self, name) < least:
                 raise ValueError(f"{name} is {getattr(self, name)}: choose {least} or more")
+
+    @property
+    def with_baselines(self) -> bool:
+        return self.mode == "held-out" if self.baselines is None else self.baselines
 
     @property
     def label_set(self) -> LabelSet:
@@ -91,6 +97,8 @@ def run_board(config: BoardConfig) -> str:
     places = find_dictionaries(config.dictionaries)
     model = load_model(config.model or str(SHIPPED[config.game]), device=config.device)
     game = game_of(model.config.vocab_size)
+    if game == "othello" and config.at != "dots":
+        raise ValueError(f"at is {config.at}: Othello is scored at every move; leave out --at, which is for chess")
     dictionaries = {name: place.read(device=model.device) for name, place in places.items()}
     for dictionary in dictionaries.values():
         place_at(model, dictionary, None)
@@ -120,35 +128,24 @@ def _score(
         batch_rows=config.batch_rows,
     )
     faithful = _faithfulness(config, model, dictionaries, games) if config.faithful else {}
-    rows, baselines = [], config.baselines and config.mode == "held-out"
-    with tqdm(total=len(dictionaries) + 4 * len(sites) * baselines, desc="board", unit="set") as bar:
+    rows, sizes = [], {site: [] for site in sites}
+    with tqdm(total=len(dictionaries) + 4 * len(sites) * config.with_baselines, desc="board", unit="set") as bar:
         for name, dictionary in dictionaries.items():
-            rows.append(_row(config, board, games.scoring.game, name, dictionary, faithful.get(name)))
+            row = BoardRow(name, dictionary.site.name, dictionary.features, faithful.get(name))
+            if config.mode == "paper":
+                rows.append(replace(row, paper=board.paper(dictionary)))
+            else:
+                features = board.features(dictionary)
+                sizes[dictionary.site].append((dictionary.features, features.scoring.l0))
+                scores = board.referee.score(*features)
+                drawn = board.drawn(features, scores[LOW_LEVEL[games.scoring.game]]) if config.figures else None
+                rows.append(replace(row, scores=scores, drawn=drawn))
             bar.update()
-        for site in sites if baselines else ():
-            there = [d for d in dictionaries.values() if d.site == site]
-            for name, features, scores in beside(board, site, neurons[site], there):
-                rows.append(BoardRow(name, site.name, features, scores=scores))
+        for site in sites if config.with_baselines else ():
+            for name, count, scores in beside(board, site, neurons[site], sizes[site]):
+                rows.append(BoardRow(name, site.name, count, scores=scores))
             bar.update(4)
     return BoardResults(games.scoring.game, games.said, config.mode, config.label_set, tuple(rows))
-
-
-def _row(
-    config: BoardConfig,
-    board: GameScoreboard,
-    game: Game,
-    name: str,
-    dictionary: AffineDictionary,
-    faithful: Faithfulness | None,
-) -> BoardRow:
-    about: dict[str, Any] = {"site": dictionary.site.name, "features": dictionary.features, "faithful": faithful}
-    if config.mode == "paper":
-        return BoardRow(name, **about, paper=board.paper(dictionary))
-    scores = board.score(dictionary)
-    low = scores[LOW_LEVEL[game]]
-    drawn = board.drawn_features(dictionary, low) if config.figures else ()
-    squares = board.drawn_squares(dictionary, low) if config.figures else None
-    return BoardRow(name, **about, scores=scores, drawn=drawn, squares=squares)
 
 
 def _faithfulness(

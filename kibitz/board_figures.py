@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Float
 
+from boardgames.group_scores import GroupScore
 from boardgames.labelled import Game
-from boardgames.scoring import GroupScore
 from saes.sweep import MARKERS, save_figure
 
 if TYPE_CHECKING:

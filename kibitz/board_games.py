@@ -14,7 +14,7 @@ from jaxtyping import Bool, Int
 
 from boardgames.game_files import find_game, read_chess, read_othello
 from boardgames.labelled import At, Game, Groups, LabelledGames, label_chess, label_othello
-from boardgames.othello.rules import random_games
+from boardgames.othello.rules import MAX_PLIES, random_games
 from boardgames.othello.streams import stream
 from boardgames.othello.transcript import CONTEXT, GamesError, to_tokens, unique_games
 from boardgames.prefixes import ended, first_seen
@@ -41,6 +41,8 @@ class Splits:
     before: tuple[Any, ...]
     """what models and dictionaries were trained on, as far as it is known"""
     source: str
+    left_out: str = ""
+    """how many games of the files, and why; "" for none"""
 
 
 def open_games(game: Game, files: Sequence[Path], count: int, *, parts: bool = True, seed: int = 0) -> Splits:
@@ -52,12 +54,16 @@ def open_games(game: Game, files: Sequence[Path], count: int, *, parts: bool = T
             )
         moves = unique_games(random_games(2 * count, stream("board", seed)))
         return Splits(moves[:count], moves[count:], (), "uniformly random games")
-    games, source = read_all(game, files), ", ".join(path.name for path in files)
+    source, skipped = ", ".join(path.name for path in files), Skipped()
+    games, left_out = read_all(game, files, skipped), skipped.sentence()
     if not parts:
         order = np.random.default_rng([seed, len(games)]).permutation(len(games))
         if len(games) < 2 * count:
-            raise GamesError(f"{source}: {len(games)} different games; two splits of {count} were asked for (--split)")
-        return Splits(_pick(games, order[:count]), _pick(games, order[count : 2 * count]), (), source)
+            raise GamesError(
+                f"{source}: {len(games)} different games; two splits of {count} were asked for (--split)"
+                + _without(left_out)
+            )
+        return Splits(_pick(games, order[:count]), _pick(games, order[count : 2 * count]), (), source, left_out)
     by_part = split(games)
     chosen = {}
     for part in ("selection", "scoring"):
@@ -66,15 +72,19 @@ def open_games(game: Game, files: Sequence[Path], count: int, *, parts: bool = T
             raise GamesError(
                 f"{source}: {there} of {len(games)} different games are for {part}, and {count} were asked for: choose "
                 f"a smaller --split, or --no-parts for games that no model or dictionary was trained on"
+                + _without(left_out)
             )
         order = np.random.default_rng([seed, there]).permutation(there)[:count]
         chosen[part] = _pick(by_part[part], np.sort(order))
     before = tuple(by_part[part] for part in _BEFORE if len(by_part[part]))
-    return Splits(chosen["selection"], chosen["scoring"], before, source)
+    return Splits(chosen["selection"], chosen["scoring"], before, source, left_out)
 
 
-def read_all(game: Game, files: Sequence[Path]) -> Any:
-    """The different games of all files; one with an illegal move is named when it is labelled."""
+def read_all(game: Game, files: Sequence[Path], skipped: Skipped) -> Any:
+    """The different games of all files; `skipped` counts the broken ones.
+
+    One with an illegal move is not among these: it is named when it is labelled.
+    """
     for path in files:
         try:
             found = find_game(path)
@@ -84,9 +94,9 @@ def read_all(game: Game, files: Sequence[Path]) -> Any:
             continue  # it does not show: the model says, and the reader complains
         if found != game:
             raise GamesError(f"{path}: games of {found}, and the model plays {game}")
-    skipped = Skipped()
     if game == "othello":
-        return unique_games(np.concatenate([block.moves for path in files for block in read_othello(path, skipped)]))
+        blocks = [block.moves for path in files for block in read_othello(path, skipped)]
+        return unique_games(np.concatenate(blocks)) if blocks else np.empty((0, MAX_PLIES), np.uint8)
     return list(dict.fromkeys(each.transcript for path in files for each in read_chess(path, skipped)))
 
 
@@ -108,9 +118,13 @@ def label_splits(splits: Splits, game: Game, groups: Groups, at: At = "dots", *,
         )
     said = (
         f"{splits.source}: {len(selection.labels.matrix)} positions of {len(selection.tokens)} games to choose on, "
-        f"{len(scoring.labels.matrix)} of {len(scoring.tokens)} to score on"
+        f"{len(scoring.labels.matrix)} of {len(scoring.tokens)} to score on" + _without(splits.left_out)
     )
     return BoardGames(selection, scoring, said)
+
+
+def _without(left_out: str) -> str:
+    return f"; left out: {left_out}" if left_out else ""
 
 
 def _prefix_tokens(game: Game, games: Any) -> Int[np.ndarray, "games length"]:

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from boardgames.game_scoreboard import DrawnFeature
+from boardgames.game_scoreboard import Drawn
+from boardgames.group_scores import Summary, strategy_mean
 from boardgames.labelled import LOW_LEVEL, Game
-from boardgames.scoring import Summary, strategy_mean
 from kibitz.board_figures import draw_features, draw_heat_maps, draw_pareto, draw_squares
 from kibitz.scored import FAITHFUL, Row, interval, markdown
 from saes.files import write_json, write_tensors, write_text
@@ -23,9 +23,8 @@ class BoardRow(Row):
     """A set of features that is scored on a game."""
 
     paper: Mapping[str, Mapping[str, Any]] | None = None
-    drawn: tuple[DrawnFeature, ...] = ()
-    squares: np.ndarray | None = None
-    """of Scoreboard.drawn_squares, for the low-level group"""
+    drawn: Drawn | None = None
+    """of the low-level group"""
 
     def low_level(self, game: Game) -> Summary:
         """The paper's low-level metric."""
@@ -159,10 +158,8 @@ class BoardResults:
             ]
             draw_pareto(points, kind, run / f"pareto_{kind}.png")
         for row in self.rows:
-            if row.drawn and row.scores is not None:
-                name = row.name.replace("/", "_")
-                draw_heat_maps(row.scores[LOW_LEVEL[self.game]], self.game, run / f"{name}_f1.png", row.name)
-                draw_features(row.drawn, self.game, run / f"{name}_features.png", row.name)
-                if row.squares is not None:
-                    low = row.scores[LOW_LEVEL[self.game]]
-                    draw_squares(low, row.squares, self.game, run / f"{name}_squares.png", row.name)
+            if row.drawn is not None and row.drawn.best and row.scores is not None:
+                name, low = row.name.replace("/", "_"), row.scores[LOW_LEVEL[self.game]]
+                draw_heat_maps(low, self.game, run / f"{name}_f1.png", row.name)
+                draw_features(row.drawn.best, self.game, run / f"{name}_features.png", row.name)
+                draw_squares(low, row.drawn.squares, self.game, run / f"{name}_squares.png", row.name)

@@ -114,16 +114,19 @@ def _score(
         batch_rows=config.batch_rows,
     )
     faithful = measure(model, dictionaries, sample, labelled.tokens) if config.faithful else {}
-    rows = []
+    rows, sizes = [], {site: [] for site in sites}
     with tqdm(total=len(dictionaries) + len(sites) * config.baselines, desc="score", unit="set") as bar:
         for name, dictionary in dictionaries.items():
             where = ",".join(site.name for site in dictionary.reads)
-            rows.append(Row(name, where, dictionary.features, faithful.get(name), board.score(dictionary)))
+            features = board.features(dictionary)
+            for site in dictionary.reads:
+                sizes[site].append((dictionary.features, features.scoring.l0))
+            scores = board.referee.score(*features)
+            rows.append(Row(name, where, dictionary.features, faithful.get(name), scores))
             bar.update()
         for site in sites if config.baselines else ():
-            there = [d for d in dictionaries.values() if site in d.reads]
-            found = beside(board, site, neurons[site], there)
-            rows += [Row(name, site.name, features, scores=scores) for name, features, scores in found]
+            found = beside(board, site, neurons[site], sizes[site])
+            rows += [Row(name, site.name, count, scores=scores) for name, count, scores in found]
             bar.update()
     assert config.labels is not None
     return ScoreResults(config.labels.name, labelled, tuple(rows))

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from boardgames.group_scores import GroupScore, Summary
 from boardgames.labelled_corpus import LabelledCorpus
-from boardgames.scoring import GroupScore, Summary
 from kibitz.scored import FAITHFUL, Row, interval, markdown
 from saes.files import write_json, write_tensors, write_text
 

@@ -9,8 +9,8 @@ from tqdm import tqdm
 from transformers import PreTrainedModel
 
 from boardgames.bootstrap import Interval
+from boardgames.group_scores import GroupScore
 from boardgames.scoreboard import Scoreboard
-from boardgames.scoring import GroupScore
 from saes.architectures import AffineDictionary
 from saes.evaluation import evaluate_all
 from saes.samples import TokenBatch
@@ -58,14 +58,15 @@ class Row:
 
 
 def beside(
-    board: Scoreboard, site: Site, neurons: Site | None, dictionaries: Sequence[AffineDictionary]
+    board: Scoreboard, site: Site, neurons: Site | None, dictionaries: Sequence[tuple[int, float]]
 ) -> list[tuple[str, int, dict[str, GroupScore]]]:
     """What needs no dictionary, with as many features as the widest dictionary there and the L0 of the middle one.
 
-    (name, features, scores); the linear probe, last, has no features.
+    `dictionaries`: features of each, and its L0 on the scored positions. (name, features, scores); the linear probe,
+    last, has no features.
     """
-    features = max(d.features for d in dictionaries)
-    l0s = sorted(board.l0(d) for d in dictionaries)
+    features = max(count for count, _ in dictionaries)
+    l0s = sorted(l0 for _, l0 in dictionaries)
     found = board.baselines(site, neurons, features, l0s[len(l0s) // 2])
     sets = [(f"{name} at {site.name}", features, scores) for name, scores in found.items()]
     return [*sets, (f"linear probe at {site.name}", 0, board.probe(site))]

@@ -49,9 +49,9 @@ class Recipe:
 
 def main(recipe: Recipe) -> None:
     if "chess" in recipe.games and not recipe.chess_games:
-        raise SystemExit(
-            "replicate_boardgames: --chess-games FILE... names the games of chess; --games othello leaves them"
-        )
+        raise ValueError("--chess-games FILE... names the games of chess; --games othello leaves them")
+    if unknown := [name for name in recipe.types if name not in TYPES]:
+        raise ValueError(f"types: there is no {unknown[0]!r}; there are {', '.join(TYPES)}")
     found: dict[str, Any] = {}
     for game in recipe.games:
         scale = SCALES[recipe.scale, game]
@@ -114,5 +114,13 @@ def opened(recipe: Recipe, game: Game) -> tuple[PreTrainedModel, GameParts]:
     return model, chess_parts(recipe.chess_games, recipe.split)
 
 
+def run(recipe: Recipe) -> None:
+    """What is wrong with the input is told in one sentence, with status 1."""
+    try:
+        main(recipe)
+    except (ValueError, OSError) as error:
+        raise SystemExit(f"replicate_boardgames: {' '.join(str(error).split())}") from None
+
+
 if __name__ == "__main__":
-    main(tyro.cli(Recipe))
+    run(tyro.cli(Recipe))

@@ -18,9 +18,9 @@ from boardgame_sweep.data import GameParts
 from boardgames.baselines import principal_components, random_dictionary, signed_neurons
 from boardgames.bootstrap import Interval
 from boardgames.game_scoreboard import GameScoreboard
+from boardgames.group_scores import GroupScore, Summary, strategy_mean
 from boardgames.labelled import LOW_LEVEL, groups_of
 from boardgames.lm import random_weights
-from boardgames.scoring import GroupScore, Summary, strategy_mean
 from kibitz.board import enough
 from kibitz.board_games import BoardGames, Splits, label_splits
 from saes.checkpoint import load_dictionary

@@ -10,11 +10,12 @@ from boardgames.confusion import Confusion, count_confusion
 from boardgames.coverage import always_on_f1, choose, count_games
 from boardgames.firing import THRESHOLDS, SparseActivations, SparseLabels
 from boardgames.game import Labels
+from boardgames.group_scores import Summary
 from boardgames.othello.rules import random_games
 from boardgames.othello.transcript import CONTEXT
 from boardgames.reconstruction import Votes, boards, by_threshold, from_enough_games, micro_f1, precise_labels
 from boardgames.report import Positions, activations, board_score, probe_score
-from boardgames.scoring import Referee, ScoringError, Summary, Truth
+from boardgames.scoring import Referee, ScoringError, Truth
 from saes.dictionary import IdentityDictionary
 from saes.families import find_site
 from saes.sites import Site, SiteError

@@ -121,12 +121,12 @@ def test_what_is_planted_is_found_and_drawn(board):
     dictionary.W_dec = torch.zeros(len(centres), 8)
     scores = scoreboard.score(dictionary)
     assert scores["last move"].coverage.score > 0.9 > 0.6 > scores["legal"].coverage.score
-    drawn = scoreboard.drawn_features(dictionary, scores["last move"], count=4)
-    assert len(drawn) == 4 and len({d.feature for d in drawn}) == 4
-    for each in drawn:
+    drawn = scoreboard.drawn(scoreboard.features(dictionary), scores["last move"], count=4)
+    assert len(drawn.best) == 4 and len({d.feature for d in drawn.best}) == 4
+    for each in drawn.best:
         assert each.board.argmax() == "abcdefgh".index(each.property[-2]) * 8 + int(each.property[-1]) - 1
         assert each.board.max() > 0.9
-    nested = scoreboard.drawn_squares(dictionary, scores["last move"])
+    nested = drawn.squares
     assert nested.shape == (1, 64, 64)
     centre = [27, 28, 35, 36]
     assert np.isnan(nested[0, centre]).all(), "no move is ever made to the four squares that are full at the start"
@@ -147,12 +147,3 @@ def test_the_scoreboard_scores_as_the_referee_does(board):
     assert probe["last move"].coverage.score > probe["board"].always_on
     with pytest.raises(ValueError, match="width 8, the dictionary 9"):
         encode_rows(IdentityDictionary(site, 9), scoreboard.scoring.activations[site])
-
-
-def test_the_papers_numbers_divide_by_192_and_are_not_below_those_held_out(board):
-    scoreboard, _, (_, neurons) = board
-    dictionary = IdentityDictionary(neurons, 32)
-    paper = scoreboard.paper(dictionary)
-    assert paper["board"]["denominator"] == 192 and paper["legal"]["denominator"] == 64
-    held_out = scoreboard.score(dictionary)["board"].coverage.score
-    assert held_out - 0.02 < paper["board"]["coverage"] * 192 / 128

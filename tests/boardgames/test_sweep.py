@@ -1,6 +1,8 @@
 """scripts/replicate_boardgames.py in small: it trains, scores and writes, goes on, and mixes no two runs."""
 
 import json
+import runpy
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -86,5 +88,30 @@ def test_another_run_at_the_same_place_is_refused(finished, changed, named):
 
 def test_chess_needs_files(sweep):
     script, _ = sweep
-    with pytest.raises(SystemExit, match="--chess-games FILE"):
+    with pytest.raises(ValueError, match="--chess-games FILE"):
         script.main(script.Recipe(games=("chess",)))
+
+
+@pytest.mark.parametrize(
+    ("changed", "sentence"),
+    [
+        ({"types": ("standard", "unicorn")}, "there is no 'unicorn'; there are standard"),
+        ({"othello_model": Path("nowhere")}, "nowhere"),
+        ({"othello_site": "resid_99"}, "site 'resid_99'"),
+        ({"split": 30}, "was begun with another scoring, selection"),
+    ],
+)
+def test_wrong_input_ends_in_one_sentence(finished, changed, sentence):
+    script, recipe = finished
+    with pytest.raises(SystemExit) as leaving:
+        script.run(replace(recipe, **changed))
+    said = str(leaving.value.code)
+    assert said.startswith("replicate_boardgames: ") and sentence in said and "\n" not in said
+
+
+def test_the_command_itself_is_guarded(sweep, tmp_path, monkeypatch):
+    script = str(ROOT / "scripts" / "replicate_boardgames.py")
+    monkeypatch.setattr(sys, "argv", [script, "--games", "chess", "--run", str(tmp_path / "run")])
+    with pytest.raises(SystemExit, match=r"replicate_boardgames: --chess-games FILE... names the games of chess"):
+        runpy.run_path(script, run_name="__main__")
+    assert not any(tmp_path.iterdir())

@@ -1,6 +1,7 @@
 """`kibitz board` from the command line: what is written, and what is said of wrong input."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,8 @@ from transformers import GPT2Config, GPT2LMHeadModel
 from boardgames.dictionaries import OTHELLO_DICTIONARIES
 from boardgames.labelled import groups_of
 from boardgames.othello.rules import random_games
+from boardgames.othello.transcript import GamesError
+from boardgames.scoreboard import encode_rows
 from kibitz.board import BoardConfig, run_board
 from kibitz.board_games import Splits, label_splits, open_games
 from kibitz.cli import main
@@ -79,6 +82,19 @@ def test_othello_held_out(tmp_path, capsys):
         assert (tmp_path / "b" / name).stat().st_size > 500
 
 
+def test_a_dictionary_is_encoded_once_for_each_split(tmp_path, monkeypatch):
+    """Scores, baselines of its L0 and figures share it."""
+    encoded = []
+    monkeypatch.setattr(
+        "boardgames.scoreboard.encode_rows",
+        lambda dictionary, x: encoded.append(type(dictionary)) or encode_rows(dictionary, x),
+    )
+    run_board(BoardConfig((RESID_1,), split=20, resampled=0, faithful=False, out=tmp_path / "b"))
+    assert (tmp_path / "b" / "resid_1_squares.png").is_file()
+    ours = encoded[0]
+    assert encoded.count(ours) == 2 < len(encoded)
+
+
 def test_chess_with_another_model_and_its_own_games(chess_files, tmp_path):
     config = BoardConfig(
         dictionaries=(str(chess_files / "dictionary"),),
@@ -107,6 +123,7 @@ def test_the_papers_mode(chess_files, tmp_path):
     shared = {"games": (chess_files / "games.txt",), "parts": False, "split": 30, "mode": "paper", "faithful": False}
     config = BoardConfig((str(chess_files / "dictionary"),), model=str(chess_files / "model"), out=tmp_path, **shared)
     assert "coverage divided by 768" in run_board(config)
+    assert "coverage divided by 768" in run_board(replace(config, baselines=False)), "said again, but not refused"
     found = json.loads((tmp_path / "board.json").read_text())
     assert found["labels"] == "paper" and found["sets"][0]["paper"]["pieces off start"]["denominator"] == 768
     assert set(found["sets"][0]["paper"]["check"]) >= {"coverage", "reconstruction", "reconstruction_last"}
@@ -144,6 +161,24 @@ def test_parts_are_those_of_the_games_hashes(tmp_path):
     )
 
 
+def test_broken_games_are_counted_in_what_is_said(tmp_path):
+    letters = [f"{file}{rank}" for file in "abcdefgh" for rank in range(1, 9)]
+    games = [[letters[square] for square in game if square < 64] for game in random_games(40, np.random.default_rng(4))]
+    lines = ["".join(game) for game in games]
+    lines[7:7] = ["no game at all", "f5d6 nor this"]
+    (tmp_path / "games.txt").write_text("\n".join(lines) + "\n")
+    splits = open_games("othello", [tmp_path / "games.txt"], 20, parts=False)
+    said = label_splits(splits, "othello", groups_of("othello")).said
+    assert "of 20 to score on; left out: 2 broken (the first: " in said and "line 8: 'no game at all'" in said
+    (tmp_path / "games.txt").write_text("\n".join(lines[:9]) + "\n")
+    for parts in (True, False):
+        with pytest.raises(GamesError, match="left out: 2 broken"):
+            open_games("othello", [tmp_path / "games.txt"], 20, parts=parts)
+    (tmp_path / "games.txt").write_text("no game at all\n")
+    with pytest.raises(GamesError, match="0 different games; .* left out: 1 broken"):
+        open_games("othello", [tmp_path / "games.txt"], 20, parts=False)
+
+
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
@@ -153,6 +188,9 @@ def test_parts_are_those_of_the_games_hashes(tmp_path):
         ([RESID_1, "--games", "GAMES"], "games of chess, and the model plays othello"),
         (["DICTIONARY", "--model", "MODEL", "--games", "GAMES"], "60 different games are for selection"),
         ([RESID_1, "--model", "MODEL", "--games", "GAMES", "--no-parts", "--split", "20"], "resid_1"),
+        ([RESID_1, "--mode", "paper", "--at", "moves"], "the paper scores dots: leave out --at, or --mode paper"),
+        ([RESID_1, "--mode", "paper", "--baselines"], "leave out --baselines, or --mode paper"),
+        ([RESID_1, "--at", "characters"], "at is characters: Othello is scored at every move; leave out --at"),
         ([RESID_1, "--properties", "unicorn", "--split", "20"], "no property of othello is called 'unicorn'"),
         ([str(OTHELLO_DICTIONARIES / "resid_9")], "resid_9"),
     ],

@@ -140,7 +140,7 @@ def test_a_mistake_is_one_sentence_and_writes_nothing(mistakes, monkeypatch, cap
 
 def test_a_player_who_always_plays_the_same_comes_to_an_end(folder, monkeypatch):
     same = OthelloGames.of_moves(random_games(3, np.random.default_rng(0)))
-    monkeypatch.setattr("kibitz.games.othello_model_games", lambda *_: repeat(same))
+    monkeypatch.setattr("kibitz.players.othello_model_games", lambda *_: repeat(same))
     with pytest.raises(ValueError, match="the last 1000 games had all been played before: 3 of 4"):
         kibitz("make", "--game", "othello", "--by", "model", "--count", 4, "--out", "x.npz")
     assert not (folder / "x.npz").exists()
@@ -163,7 +163,7 @@ def test_ctrl_c_says_that_the_file_is_as_it_was(folder, monkeypatch):
 
 def test_without_python_chess_the_way_out_is_named(folder, monkeypatch):
     (folder / "g.csv").write_text("transcript\n1.e4\n")
-    monkeypatch.setattr("kibitz.games.find_spec", lambda name: None)
+    monkeypatch.setattr("kibitz.players.find_spec", lambda name: None)
     with pytest.raises(ValueError, match=r"pip install 'kibitz\[chess\]'"):
         kibitz("make", "--game", "chess", "--out", "x.csv")
     with pytest.raises(ValueError, match="--check none"):
