@@ -96,7 +96,8 @@ def gradients(
 
     def keep(site: Site) -> Edit:
         def tap(x: Tensor) -> Tensor:
-            seen[site] = x.detach().requires_grad_() if site == graph.input else x.view_as(x)
+            # the input, and what an edit has replaced, hang on nothing that takes gradients: they start anew
+            seen[site] = x.view_as(x) if x.requires_grad else x.detach().requires_grad_()
             return seen[site]
 
         return tap
