@@ -49,6 +49,14 @@ class SpanCircuit:
         queries = torch.tensor([name.endswith(("<k>", "<v>")) for name in graph.destinations])
         return int(self.within[..., ~queries].sum()) + int(self.crossing.sum())
 
+    def weakest(self, graph: Components, scores: SpanScores) -> float:
+        """The smallest score among its edges; infinite if it has none."""
+        by_reader = scores.within.abs()
+        tied = torch.stack([by_reader[..., _columns(graph, name)].amax(-1) for name in graph.destinations], -1)
+        across = scores.crossing.abs().amax(1)
+        chosen = torch.cat([tied[self.within], across[self.crossing]])
+        return float(chosen.min()) if len(chosen) else float("inf")
+
     def size(self, graph: Components, lengths: Float[Tensor, "batch spans"]) -> Float[Tensor, " batch"]:
         """Edges between single positions: within a span of n positions n, across spans 3 n n', in a head's own span
         3 n (n + 1) / 2."""
@@ -94,10 +102,15 @@ def _into(graph: Components, scores: SpanScores, node: Node) -> Iterator[tuple[f
         across = scores.crossing[layer, :, head, span].abs().amax(0)
         yield from ((float(across[u]), (f"{name}<", u)) for u in range(span + 1))
         return
-    columns = [i for i, d in enumerate(graph.destinations) if d == name or (name[-1] == "<" and d.startswith(name))]
+    columns = _columns(graph, name)
     best = scores.within[span][:, columns].abs().amax(1)
     for source in graph.real[:, columns[0]].nonzero().flatten().tolist():
         yield float(best[source]), (graph.sources[source], span)
+
+
+def _columns(graph: Components, name: str) -> list[int]:
+    """The destinations that go together with one: q, k and v of a head, or itself."""
+    return [i for i, d in enumerate(graph.destinations) if d.partition("<")[:2] == name.partition("<")[:2]]
 
 
 def _from_inputs(edges: list[tuple[Node, Node]]) -> list[tuple[Node, Node]]:
@@ -117,9 +130,7 @@ def _circuit(graph: Components, spans: int, edges: list[tuple[Node, Node]]) -> S
             layer, head = (int(part[1:]) for part in down.split("."))
             circuit.crossing[layer, head, span, at] = True
         else:
-            for column, name in enumerate(graph.destinations):
-                if name == down or (down[-1] == "<" and name.startswith(down)):
-                    circuit.within[at, graph.sources.index(up), column] = True
+            circuit.within[at, graph.sources.index(up), _columns(graph, down)] = True
     return circuit
 
 

@@ -3,6 +3,8 @@
     python scripts/check_golden.py dictionary-learning DIR
     python scripts/check_golden.py board-labels DIR
     python scripts/check_golden.py board-metrics DIR
+    python scripts/check_golden.py eap-ig DIR
+    python scripts/check_golden.py peap DIR
 
 DIR is one case or a folder of cases in the layout that its README describes.
 """
@@ -12,7 +14,7 @@ from pathlib import Path
 from typing import Annotated
 
 import tyro
-from golden import board_labels, board_metrics, dictionary_learning
+from golden import board_labels, board_metrics, dictionary_learning, eap_ig, peap
 
 from saes.files import FileError
 
@@ -20,6 +22,8 @@ REFERENCES = {
     "dictionary-learning": dictionary_learning.check,
     "board-labels": board_labels.check,
     "board-metrics": board_metrics.check,
+    "eap-ig": eap_ig.check,
+    "peap": peap.check,
 }
 
 
@@ -28,7 +32,7 @@ def main(
     folder: Annotated[Path, tyro.conf.Positional],
     /,
 ) -> None:
-    """`reference`: dictionary-learning, board-labels or board-metrics. `folder`: one case, or a folder of cases."""
+    """`reference`: dictionary-learning, board-labels, board-metrics, eap-ig or peap. `folder`: a case, or a folder of them."""
     if reference not in REFERENCES:
         sys.exit(f"check_golden: no reference {reference!r}; there are {', '.join(REFERENCES)}")
     try:
