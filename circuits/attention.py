@@ -63,7 +63,7 @@ def _ungroup(model: PreTrainedModel, family: Family, queries: int, keys: int) ->
     assert row is not None
     for i in range(int(model.config.get_text_config().num_hidden_layers)):
         attention = model.get_submodule(row.k.format(i=i).rpartition(".")[0])
-        for path in dict.fromkeys((row.q, row.k, row.v)):
+        for path in dict.fromkeys((row.k, row.v)):
             name = path.format(i=i)
             module = model.get_submodule(name)
             if not isinstance(module, nn.Linear):

@@ -22,7 +22,7 @@ from circuits.component_states import (
     read_states,
     source_sites,
 )
-from circuits.components import ComponentError, Components
+from circuits.components import Components
 from circuits.eap import ROOM
 from circuits.examples import Examples
 from circuits.metrics import Metric, measure
@@ -58,8 +58,6 @@ def component_scores(
 
     EAP-IG's own end points are rule="left" for nodes, with either kind of path.
     """
-    if not len(examples):
-        raise ComponentError("component scores need at least one example")
     ends, places = end_points(graph, examples, end, batch_size), examples.grouped
     total: Tensor = torch.zeros(len(places) + 1, len(graph.sources), graph.width)
     sites = [graph.input] + [site for layer in graph.layers for site in (layer.attn, layer.mlp)]

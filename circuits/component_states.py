@@ -95,6 +95,8 @@ def end_points(
     `mean` is over the clean prompts of `examples`, position by position (prompts of other lengths count where they
     have the position). Given states, such as those of another dataset's `mean_states`, stand as they are.
     """
+    if not len(examples):
+        raise ComponentError("no examples: components are measured on at least one")
     if end == "patch":
         if examples.patch is None:
             raise ComponentError('these examples have no patch prompts: choose end="zero" or end="mean"')
@@ -115,14 +117,16 @@ def _patch(batch: Examples) -> Int[Tensor, "batch length"]:
 
 
 def mean_states(graph: Components, examples: Examples, batch_size: int = 16) -> ComponentStates:
-    """Means of the clean prompts' sources by position, with a batch axis of 1."""
-    total: ComponentStates | None = None
-    for batch in examples.batches(batch_size):
+    """Means of the clean prompts' sources by position, with a batch axis of 1; needs an example."""
+
+    def summed(batch: Examples) -> ComponentStates:
         mask = batch.mask()
-        states = read_states(graph, batch.clean).map(lambda x, m=mask: (x * _like(m, x)).sum(0, keepdim=True))
-        total = states if total is None else total.combine(states, torch.add)
-    if total is None:
-        raise ComponentError("a mean needs at least one example")
+        return read_states(graph, batch.clean).map(lambda x: (x * _like(mask, x)).sum(0, keepdim=True))
+
+    first, *rest = examples.batches(batch_size)
+    total = summed(first)
+    for batch in rest:
+        total = total.combine(summed(batch), torch.add)
     count = examples.mask().sum(0, keepdim=True).clamp_min(1)
     return total.map(lambda x: x / _like(count, x))
 

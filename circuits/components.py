@@ -9,7 +9,6 @@ Heads are nodes where attention's output is a sum over heads that is added to th
 what attention writes (Gemma 2 and 3, OLMo 2) have whole attention layers as nodes instead (`heads=False`: a0, m0).
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -45,14 +44,17 @@ class Heads:
 
     def unpack(self, projected: Float[Tensor, "*rows width"], letters: str) -> Float[Tensor, "*rows letters heads d"]:
         """A projecting module's output by letter and head."""
-        heads, width = self.writes.shape[:2]
-        if self.interleaved:
-            return projected.unflatten(-1, (heads, len(letters), width)).transpose(-3, -2)
-        return projected.unflatten(-1, (len(letters), heads, width))
+        return _unpacked(projected, len(letters), self.writes.shape[0], self.interleaved)
 
     def pack(self, parts: Float[Tensor, "*rows letters heads d"]) -> Float[Tensor, "*rows width"]:
         """What `unpack` came from."""
         return (parts.transpose(-3, -2) if self.interleaved else parts).flatten(-3)
+
+
+def _unpacked(projected: Tensor, letters: int, heads: int, interleaved: bool) -> Float[Tensor, "*rows letters heads d"]:
+    if interleaved:
+        return projected.unflatten(-1, (heads, letters, -1)).transpose(-3, -2)
+    return projected.unflatten(-1, (letters, heads, -1))
 
 
 @dataclass(frozen=True)
@@ -205,7 +207,10 @@ class Components:
                 found = torch.cat([heads.unpack(values[site], letters) for site, letters in heads.projections], -3)
                 made = torch.einsum("...d,lhkd->...lhk", stream, heads.reads)
                 _same(f"the projections of {layer.attn_in.module}", found - found[:, :1], made - made[:, :1])
-                written = torch.einsum("...hk,hkd->...d", values[heads.z].unflatten(-1, found.shape[-2:]), heads.writes)
+                z = values[heads.z].unflatten(-1, heads.writes.shape[:2])
+                # the first token attends to itself alone, so there z is v: layout and grouping of heads are right
+                _same(f"the values of {layer.attn.module}", z[:, 0], found[:, 0, 2])
+                written = torch.einsum("...hk,hkd->...d", z, heads.writes)
                 attn = values[layer.attn]
                 _same(f"the heads of {layer.attn.module}", attn - attn[:, :1], written - written[:, :1])
 
@@ -229,23 +234,23 @@ def _layer(model: PreTrainedModel, family: Family, i: int, heads: bool) -> Layer
 
 
 def _heads(model: PreTrainedModel, family: Family, i: int) -> Heads:
-    row, path, norm = family.projections, family.heads, family.attn_in
-    assert row is not None and path is not None and norm is not None
+    row, out, norm = family.projections, family.heads, family.attn_in
+    assert row is not None and out is not None and norm is not None
     count = heads_of(model)[0]
-    letters: Mapping[str, str] = {
-        p.format(i=i): "".join(c for c in "qkv" if getattr(row, c) == p) for p in dict.fromkeys((row.q, row.k, row.v))
-    }
-    writes = _matrix(model, path.format(i=i)).T
-    heads = Heads(
+    paths = dict.fromkeys(p.format(i=i) for p in (row.q, row.k, row.v))
+    letters = {path: "".join(c for c in "qkv" if getattr(row, c).format(i=i) == path) for path in paths}
+    reads = [
+        _unpacked(_matrix(model, path).T, len(held), count, row.interleaved).movedim(0, -1)
+        for path, held in letters.items()
+    ]
+    return Heads(
         model.get_submodule(norm.format(i=i)),
-        tuple((Site(f"{held}_{i}", name), held) for name, held in letters.items()),
+        tuple((Site(f"{held}_{i}", path), held) for path, held in letters.items()),
         row.interleaved,
         find_site(model, f"attn_heads_{i}"),
-        torch.empty(0, 0, 0, 0),
-        writes.unflatten(0, (count, -1)),
+        torch.cat(reads),
+        _matrix(model, out.format(i=i)).T.unflatten(0, (count, -1)),
     )
-    reads = torch.cat([heads.unpack(_matrix(model, name).T, held) for name, held in letters.items()], -3)
-    return Heads(heads.norm, heads.projections, heads.interleaved, heads.z, reads.movedim(0, -1), heads.writes)
 
 
 def _matrix(model: PreTrainedModel, path: str) -> Float[Tensor, "out into"]:

@@ -60,6 +60,11 @@ class Tally:
     def of(cls, graph: Components, places: Places, weight: Tensor, *, absolute: bool = False) -> "Tally":
         return cls(places, weight, absolute, weight.new_zeros(len(places) + 1, *graph.real.shape))
 
+    @property
+    def values(self) -> Float[Tensor, "places sources destinations"]:
+        """The sums so far."""
+        return self.sums[:-1]
+
     def add(self, rows: slice, products: Float[Tensor, "rows sources destinations"]) -> None:
         index = self.places.index.flatten()[rows].to(products.device) % (len(self.places) + 1)
         values = products.abs() if self.absolute else products
@@ -83,16 +88,14 @@ def edge_scores(
     counts, the clean prompt does not) and rule="left" for ig-activations.
     """
     ends, names = end_points(graph, examples, end, batch_size), examples.grouped.names
-    total: Tensor | None = None
+    sums = []
     for batch in examples.batches(batch_size):
         clean = read_states(graph, batch.clean)
         share = clean.input.new_full(batch.clean.shape, 1 / len(examples))
         tally = Tally.of(graph, batch.grouped, share)
         tally_edges(graph, batch, metric, clean, ends(batch), [tally], method=method, steps=steps, rule=rule)
-        total = tally.sums if total is None else total + tally.sums
-    if total is None:
-        raise ComponentError("edge scores need at least one example")
-    return EdgeScores(total[:-1].cpu(), names, graph.sources, graph.destinations)
+        sums.append(tally.values)
+    return EdgeScores(torch.stack(sums).sum(0).cpu(), names, graph.sources, graph.destinations)
 
 
 def tally_edges(

@@ -40,7 +40,7 @@ def exact_edge_scores(
             block = torch.zeros_like(wanted)
             block[:, columns] = wanted[:, columns]
             every = block.expand(len(names), -1, -1).nonzero()
-            for chunk in every.split(max(1, batch_size // len(batch))):
+            for chunk in every.split(max(1, batch_size // len(batch))) if len(every) else ():
                 values = _one_by_one(graph, batch, metric, moved, chunk)
                 total[tuple(chunk.T)] += (values - base).sum(1).cpu()
     return EdgeScores(total / len(examples), names, graph.sources, graph.destinations)

@@ -98,8 +98,6 @@ def span_scores(
 
     `graph` is made with open_attention=True. `end`: the counterfactual, or zero for every source, query, key and value.
     """
-    if not len(examples):
-        raise ComponentError("span scores need at least one example")
     ends, names = end_points(graph, examples, end, batch_size), examples.grouped.names
     within: dict[str, Tensor] = {}
     crossing: dict[str, Tensor] = {}
@@ -110,7 +108,7 @@ def span_scores(
         tally_edges(graph, batch, metric, clean, ends(batch), every, method="eap", steps=1, rule="midpoint")
         across = _crossing(graph, batch, metric, end, reductions)
         for name, (spans, prompt) in tallies.items():
-            both = torch.cat([spans.sums[:-1], prompt.sums[:1]])
+            both = torch.cat([spans.values, prompt.values])
             within[name] = within[name] + both if name in within else both
             part = across[name] / len(examples)
             crossing[name] = crossing[name] + part if name in crossing else part
