@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 import tyro
+from circuits.page import write_page
+from circuits.provenance import provenance
 
 from boardgames.dictionaries import OTHELLO_DICTIONARIES
 from boardgames.othello.rules import MAX_PLIES, NO_MOVE, WHITE, flips_by_direction, replay, square_name
@@ -19,8 +20,6 @@ from circuits.discover import CircuitConfig, find_circuit
 from circuits.end_points import end_points
 from circuits.feature_acts import Dictionaries
 from circuits.metrics import LogProbability
-from circuits.page import write_page
-from circuits.provenance import provenance
 from kibitz.behaviour_page import Behaviour, write_list
 from kibitz.circuit_find import DRAWN_EDGES, DRAWN_NODES
 from kibitz.circuit_problem import ProblemError, open_dictionaries
@@ -135,7 +134,9 @@ def board_truth(contexts: Contexts) -> dict[str, np.ndarray]:
     games, at = replay(moves), (np.arange(len(moves)), ply)
     answer = from_tokens(examples.fields["answer"].numpy())
     white = games.next_mover[at] == WHITE
-    own, other = (np.where(white, *sides) for sides in ((games.white[at], games.black[at]), (games.black[at], games.white[at])))
+    own, other = (
+        np.where(white, *sides) for sides in ((games.white[at], games.black[at]), (games.black[at], games.white[at]))
+    )
     lines = flips_by_direction(own, other, np.uint64(1) << answer.astype(np.uint64)) != 0
     return {"move square": answer.astype(int), "flipping directions": lines.T @ (1 << np.arange(8))}
 

@@ -10,6 +10,13 @@ from typing import Any
 
 import torch
 import tyro
+from circuits.audit import audit
+from circuits.curve_figures import draw_curves
+from circuits.curves import faithfulness_curves
+from circuits.labels import Label, Labels
+from circuits.page import Context, Contexts, write_page
+from circuits.picture import draw_svg
+from circuits.provenance import provenance
 from jaxtyping import Float
 from torch import Tensor
 
@@ -18,17 +25,10 @@ from boardgames.othello.rules import random_games
 from boardgames.othello.streams import stream
 from boardgames.report import Positions
 from circuits.attribution import site_values
-from circuits.audit import audit
 from circuits.circuit import Circuit, Node
 from circuits.circuit_files import save_circuit
-from circuits.curve_figures import draw_curves
-from circuits.curves import faithfulness_curves
 from circuits.discover import CircuitConfig, Discovery, find_circuit
 from circuits.faithfulness import faithfulness
-from circuits.labels import Label, Labels
-from circuits.page import Context, Contexts, write_page
-from circuits.picture import draw_svg
-from circuits.provenance import provenance
 from kibitz.circuit_problem import Problem, ProblemOptions
 from kibitz.runs import check_replaceable, run_folder
 from saes.files import write_json, write_text
@@ -81,12 +81,8 @@ def run_find(config: FindConfig) -> str:
 
 def find(problem: Problem, config: CircuitConfig) -> Discovery:
     """The circuit with what it was found with."""
-    found = find_circuit(
-        problem.model, problem.dictionaries, problem.finding, problem.metric, config, to=problem.to
-    )
-    said = provenance(
-        problem.model, problem.dictionaries, problem.finding, problem.metric, config, to=problem.to
-    )
+    found = find_circuit(problem.model, problem.dictionaries, problem.finding, problem.metric, config, to=problem.to)
+    said = provenance(problem.model, problem.dictionaries, problem.finding, problem.metric, config, to=problem.to)
     return Discovery(found.circuit.with_provenance(said), found.scores, found.gaps)
 
 
@@ -191,7 +187,8 @@ def _activations(
 def _strongest(problem: Problem, prompts: dict[str, Tensor], acts: dict[str, Tensor]) -> list[Context]:
     ends = problem.finding.ends.tolist()
     best = sorted(
-        ((float(values[i].abs().max()), kind, i) for kind, values in acts.items() for i in range(len(values))), reverse=True
+        ((float(values[i].abs().max()), kind, i) for kind, values in acts.items() for i in range(len(values))),
+        reverse=True,
     )
     shown: list[Context] = []
     seen: set[tuple[int, ...]] = set()

@@ -43,7 +43,10 @@ class GraphCommand:
 def run_graph(config: GraphCommand) -> str:
     """The sentences to print."""
     check_replaceable(config.out)
-    model, tokenizer = load_model(config.model, dtype=config.model_dtype, device=config.device), load_tokenizer(config.model)
+    model, tokenizer = (
+        load_model(config.model, dtype=config.model_dtype, device=config.device),
+        load_tokenizer(config.model),
+    )
     ids = tokenizer(config.prompt, add_special_tokens=False)["input_ids"]
     if config.bos and tokenizer.bos_token_id is not None and ids[:1] != [tokenizer.bos_token_id]:
         ids = [tokenizer.bos_token_id, *ids]

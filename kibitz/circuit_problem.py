@@ -12,6 +12,7 @@ from typing import Literal
 
 import torch
 import tyro
+from circuits.held_out import unseen
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from boardgames.dictionaries import OTHELLO_DICTIONARIES
@@ -23,10 +24,9 @@ from boardgames.othello.transcript import SQUARE_OF_TOKEN, GamesError
 from circuits.end_points import EndPoints, Name, end_points
 from circuits.examples import Examples
 from circuits.feature_acts import Dictionaries
-from circuits.held_out import unseen
 from circuits.metrics import METRICS, Metric, with_reference
-from circuits.pairs import Reading, read_pairs
 from circuits.pair_set import Pairs
+from circuits.pairs import Reading, read_pairs
 from circuits.span_files import given_spans
 from circuits.span_rules import sentences, words
 from circuits.spans import Schema
@@ -129,7 +129,9 @@ class ProblemOptions:
             finding, testing = with_reference(model, finding), with_reference(model, testing)
         for field_name in _NEEDS[metric]:
             if field_name not in finding.fields:
-                raise ProblemError(f"metric {metric} needs answers, and {said} has no {field_name}; choose another --metric")
+                raise ProblemError(
+                    f"metric {metric} needs answers, and {said} has no {field_name}; choose another --metric"
+                )
         to = self.to or ("patch" if finding.patch is not None else "mean")
         if to == "patch" and finding.patch is None:
             raise ProblemError("these prompts have no counterfactuals: choose --to mean, zero or resample")
@@ -144,7 +146,9 @@ class ProblemOptions:
         pairs = replace(pairs, pairs=pairs.pairs[: self.count])
         train, test = pairs.split(self.test, self.seed)
         if not len(train) or not len(test):
-            raise ProblemError(f"{self.pairs}: {len(pairs)} pairs are too few to split; add some, or choose another --test")
+            raise ProblemError(
+                f"{self.pairs}: {len(pairs)} pairs are too few to split; add some, or choose another --test"
+            )
         schema = _schema(pairs, self.places)
         finding, testing = (self._made(part, pairs, schema) for part in (train, test))
         left = "".join(f"; left out {n} with {why}" for why, n in pairs.skipped.items())

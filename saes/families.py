@@ -21,6 +21,19 @@ from saes.sites import Site, SiteError, capture, intervene
 
 
 @dataclass(frozen=True)
+class Projections:
+    """The linear modules of a block's attention that make queries, keys and values out of the normed residual stream.
+
+    Equal paths mean one fused module: all queries, then keys, then values, or with `interleaved` q, k, v head by head.
+    """
+
+    q: str
+    k: str
+    v: str
+    interleaved: bool = False
+
+
+@dataclass(frozen=True)
 class Family:
     """Module paths of one family; `{i}` stands for the block. Only the first four are needed.
 
@@ -35,9 +48,11 @@ class Family:
     mid_norm: str | None = None  # input: the residual stream between attention and MLP; None: they are parallel
     heads: str | None = None  # input: the concatenated heads; None: the family has no attn_heads sites
     neurons: str | None = None  # input: the hidden layer of the MLP, after its activation function
+    attn_in: str | None = None  # input: the residual stream that attention reads; None: nodes are not heads or layers
+    projections: Projections | None = None  # of the output of attn_in; None: what heads write is not a sum over heads
 
     def __post_init__(self) -> None:
-        for field in ("block", "attn", "mlp", "mid_norm", "heads", "neurons"):
+        for field in ("block", "attn", "mlp", "mid_norm", "heads", "neurons", "attn_in"):
             path = getattr(self, field)
             if path is not None and "{i}" not in path:
                 raise SiteError(f"family: {field} is {path!r}, which has no {{i}} for the number of the block")
@@ -47,7 +62,15 @@ class Family:
         return self.mid_norm is None or bool(getattr(config, "use_parallel_residual", False))
 
 
-def _gpt(attention: str) -> Family:
+def _fused(path: str, *, interleaved: bool = False) -> Projections:
+    return Projections(path, path, path, interleaved)
+
+
+def _separate(attention: str) -> Projections:
+    return Projections(f"{attention}.q_proj", f"{attention}.k_proj", f"{attention}.v_proj")
+
+
+def _gpt(attention: str, projections: Projections) -> Family:
     return Family(
         "transformer.drop",
         "transformer.h.{i}",
@@ -56,10 +79,12 @@ def _gpt(attention: str) -> Family:
         "transformer.h.{i}.ln_2",
         f"transformer.h.{{i}}.{attention}",
         "transformer.h.{i}.mlp.c_proj",
+        "transformer.h.{i}.ln_1",
+        projections,
     )
 
 
-def _llama(attn: str, mlp: str, mid_norm: str) -> Family:
+def _llama(attn: str, mlp: str, mid_norm: str, attn_in: str, projections: Projections | None = None) -> Family:
     return Family(
         "model.embed_tokens",
         "model.layers.{i}",
@@ -68,18 +93,26 @@ def _llama(attn: str, mlp: str, mid_norm: str) -> Family:
         f"model.layers.{{i}}.{mid_norm}",
         "model.layers.{i}.self_attn.o_proj",
         "model.layers.{i}.mlp.down_proj",
+        f"model.layers.{{i}}.{attn_in}",
+        projections,
     )
 
 
-_PRE_NORM = _llama("self_attn", "mlp", "post_attention_layernorm")
+def _pre_norm(projections: Projections) -> Family:
+    return _llama("self_attn", "mlp", "post_attention_layernorm", "input_layernorm", projections)
+
+
+_PRE_NORM = _pre_norm(_separate("model.layers.{i}.self_attn"))
 # norms before and after each sublayer: the second one writes
-_SANDWICH = _llama("post_attention_layernorm", "post_feedforward_layernorm", "pre_feedforward_layernorm")
+_SANDWICH = _llama(
+    "post_attention_layernorm", "post_feedforward_layernorm", "pre_feedforward_layernorm", "input_layernorm"
+)
 FAMILIES: dict[str, Family] = {
     "gemma": _PRE_NORM,
     "gemma2": _SANDWICH,
     "gemma3_text": _SANDWICH,
-    "gpt2": _gpt("attn.c_proj"),
-    "gpt_neo": _gpt("attn.attention.out_proj"),
+    "gpt2": _gpt("attn.c_proj", _fused("transformer.h.{i}.attn.c_attn")),
+    "gpt_neo": _gpt("attn.attention.out_proj", _separate("transformer.h.{i}.attn.attention")),
     "gpt_neox": Family(
         "gpt_neox.emb_dropout",
         "gpt_neox.layers.{i}",
@@ -88,11 +121,13 @@ FAMILIES: dict[str, Family] = {
         "gpt_neox.layers.{i}.post_attention_layernorm",
         "gpt_neox.layers.{i}.attention.dense",
         "gpt_neox.layers.{i}.mlp.dense_4h_to_h",
+        "gpt_neox.layers.{i}.input_layernorm",
+        _fused("gpt_neox.layers.{i}.attention.query_key_value", interleaved=True),
     ),
     "llama": _PRE_NORM,
     "mistral": _PRE_NORM,
-    "olmo2": _llama("post_attention_layernorm", "post_feedforward_layernorm", "mlp"),
-    "phi3": _PRE_NORM,
+    "olmo2": _llama("post_attention_layernorm", "post_feedforward_layernorm", "mlp", "self_attn"),
+    "phi3": _pre_norm(_fused("model.layers.{i}.self_attn.qkv_proj")),
     "qwen2": _PRE_NORM,
     "qwen3": _PRE_NORM,
     "smollm3": _PRE_NORM,

@@ -4,6 +4,8 @@
     python scripts/check_golden.py board-labels DIR
     python scripts/check_golden.py board-metrics DIR
     python scripts/check_golden.py feature-circuits DIR
+    python scripts/check_golden.py eap-ig DIR
+    python scripts/check_golden.py peap DIR
 
 DIR is one case or a folder of cases in the layout that its README describes.
 """
@@ -13,7 +15,7 @@ from pathlib import Path
 from typing import Annotated
 
 import tyro
-from golden import board_labels, board_metrics, dictionary_learning, feature_circuits
+from golden import board_labels, board_metrics, dictionary_learning, eap_ig, feature_circuits, peap
 
 from saes.files import FileError
 
@@ -22,6 +24,8 @@ REFERENCES = {
     "board-labels": board_labels.check,
     "board-metrics": board_metrics.check,
     "feature-circuits": feature_circuits.check,
+    "eap-ig": eap_ig.check,
+    "peap": peap.check,
 }
 
 

@@ -1,0 +1,187 @@
+"""Position-aware edges between spans (PEAP, Haklay et al. 2025): within a span, and through attention across spans.
+
+Edges within a span are EAP's products <change of the source, gradient at the destination>, position by position, made
+into one number per span. Crossing edges lie inside one head, from source position u to destination position d, with g
+the gradient at the head's output z[d]; what is replaced is the value v[u], the key k[u] (for this d) or the query q[d]
+(for this u), and the softmax is taken anew:
+
+    V: A[d, u] g . (v' - v)[u]        K and Q: g . (z'' - z)[d], where only the score [d, u] changes, by delta
+
+With one score changed, z'' - z = w (v[u] - z[d]), w = A (e^delta - 1) / (1 + A (e^delta - 1)): no second softmax.
+Gradients are those of the clean prompt.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from circuits.attention import attending
+from circuits.component_gradients import gradients
+from circuits.component_states import ComponentStates, end_points, read_states
+from circuits.components import ComponentError, Components
+from circuits.eap import Tally, tally_edges
+from circuits.examples import Examples
+from circuits.metrics import Metric
+from circuits.places import EVERYWHERE, Places
+
+Reduction = Literal["sum", "mean", "magnitude"]
+
+
+@dataclass(frozen=True)
+class SpanScores:
+    """Scores of edges between spans, means over examples.
+
+    `within[p]` holds the edges inside span p, `prompt` those of all spans together (its mean is over the length of the
+    prompt, positions without a span included, as the original has it). `crossing[layer, letter, head, d, u]` holds the edges from span u to span d, letters as q, k, v. Sums over
+    positions, means over the positions (pairs of positions) of the spans, or sums of magnitudes.
+    """
+
+    within: Float[Tensor, "spans sources destinations"]
+    prompt: Float[Tensor, "sources destinations"]
+    crossing: Float[Tensor, "layers letters heads spans spans"]
+    spans: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Attention:
+    """One block's attention: queries and keys as they are multiplied, values, pattern, and the scale of the scores."""
+
+    q: Float[Tensor, "batch heads length d_head"]
+    k: Float[Tensor, "batch heads length d_head"]
+    v: Float[Tensor, "batch heads length d_head"]
+    pattern: Float[Tensor, "batch heads length length"]
+    scale: float
+
+
+def attention_paths(graph: Components) -> list[str]:
+    """The attention modules of an open graph, block by block."""
+    if any(layer.heads is None for layer in graph.layers):
+        raise ComponentError("spans cross inside heads: describe the model with heads, Components.of(model)")
+    return [layer.heads.projections[0][0].module.rpartition(".")[0] for layer in graph.layers if layer.heads]
+
+
+@torch.no_grad()
+def read_attention(graph: Components, tokens: Tensor) -> list[Attention]:
+    """Queries, keys, values and patterns of every block on an unmodified forward pass."""
+    seen: dict[str, Attention] = {}
+
+    def watch(path: str):
+        def attend(q: Tensor, k: Tensor, v: Tensor, pattern: Tensor, scale: float) -> Tensor:
+            seen[path] = Attention(q, k, v, pattern, scale)
+            return pattern @ v
+
+        return attend
+
+    paths = attention_paths(graph)
+    with attending(graph.model, {path: watch(path) for path in paths}):
+        read_states(graph, tokens)
+    missing = [path for path in paths if path not in seen]
+    if missing:
+        raise ComponentError(f"{missing[0]}: does not use transformers' attention interface, so it cannot be opened")
+    return [seen[path] for path in paths]
+
+
+def span_scores(
+    graph: Components,
+    examples: Examples,
+    metric: Metric,
+    reductions: Sequence[Reduction] = ("sum",),
+    *,
+    end: Literal["patch", "zero"] = "patch",
+    batch_size: int = 16,
+) -> dict[Reduction, SpanScores]:
+    """Signed scores (but for magnitudes) of all edges between the places of the examples, which are the spans.
+
+    `graph` is made with open_attention=True. `end`: the counterfactual, or zero for every source, query, key and value.
+    """
+    ends, names = end_points(graph, examples, end, batch_size), examples.grouped.names
+    within: dict[str, Tensor] = {}
+    crossing: dict[str, Tensor] = {}
+    for batch in examples.batches(batch_size):
+        clean = read_states(graph, batch.clean)
+        tallies = _tallies(graph, batch, clean, reductions, len(examples))
+        every = [tally for pair in tallies.values() for tally in pair]
+        tally_edges(graph, batch, metric, clean, ends(batch), every, method="eap", steps=1, rule="midpoint")
+        across = _crossing(graph, batch, metric, end, reductions)
+        for name, (spans, prompt) in tallies.items():
+            both = torch.cat([spans.values, prompt.values])
+            within[name] = within[name] + both if name in within else both
+            part = across[name] / len(examples)
+            crossing[name] = crossing[name] + part if name in crossing else part
+    return {
+        name: SpanScores(within[name][:-1].cpu(), within[name][-1].cpu(), crossing[name].cpu(), names)
+        for name in reductions
+    }
+
+
+def _tallies(
+    graph: Components, batch: Examples, clean: ComponentStates, reductions: Sequence[Reduction], examples: int
+) -> dict[str, tuple[Tally, ...]]:
+    """By reduction: one tally by span and one for all spans together."""
+    spans = batch.grouped
+    everywhere = Places((EVERYWHERE,), spans.index.clamp_max(0))
+    ones = clean.input.new_ones(batch.clean.shape)
+    # at every position the size of its span, 1 where there is none
+    counts = torch.cat([spans.sum(ones), ones[:, :1]], 1)
+    size = counts.gather(1, spans.index.to(ones.device) % counts.shape[1])
+    made = {}
+    for name in reductions:
+        lengths = (size, batch.ends.to(ones)[:, None] * ones) if name == "mean" else (ones, ones)
+        made[name] = tuple(
+            Tally.of(graph, places, 1 / (length * examples), absolute=name == "magnitude")
+            for places, length in zip((spans, everywhere), lengths, strict=True)
+        )
+    return made
+
+
+def _crossing(
+    graph: Components, batch: Examples, metric: Metric, end: str, reductions: Sequence[Reduction]
+) -> Mapping[str, Float[Tensor, "layers letters heads spans spans"]]:
+    """Sums over the examples of a batch."""
+    clean = read_attention(graph, batch.clean)
+    far = read_attention(graph, batch.patch) if end == "patch" and batch.patch is not None else None
+    sites = [layer.heads.z for layer in graph.layers if layer.heads]
+    _, found = gradients(graph, metric, batch.clean, batch, sites)
+    spans = torch.nn.functional.one_hot(batch.grouped.index + 1, len(batch.grouped) + 1)[..., 1:].to(clean[0].v)
+    causal = torch.ones(spans.shape[1], spans.shape[1]).tril().to(spans)
+    pairs = spans.transpose(1, 2) @ causal @ spans  # [batch, d, u]
+    made: dict[str, list[Tensor]] = {name: [] for name in reductions}
+    for i, (site, here) in enumerate(zip(sites, clean, strict=True)):
+        gradient = found.get(site)
+        gradient = torch.zeros_like(here.v) if gradient is None else _by_head(gradient, here.v)
+        products = _exchanged(here, None if far is None else far[i], gradient)
+        for name in reductions:
+            values = products.abs() if name == "magnitude" else products
+            summed = torch.einsum("bdp,lbhdu,buq->lhbpq", spans, values, spans)
+            made[name].append((summed / pairs.clamp_min(1) if name == "mean" else summed).sum(2))
+    return {name: torch.stack(layers) for name, layers in made.items()}
+
+
+def _by_head(gradient: Float[Tensor, "batch length width"], like: Tensor) -> Float[Tensor, "batch heads length d_head"]:
+    return gradient.unflatten(-1, (like.shape[1], like.shape[3])).transpose(1, 2)
+
+
+@torch.no_grad()
+def _exchanged(
+    here: Attention, far: Attention | None, gradient: Float[Tensor, "batch heads length d_head"]
+) -> Float[Tensor, "letters batch heads d u"]:
+    """Effects of one query, key or value replaced for one pair of positions; `far` None means zero."""
+    q, k, v = (0.0, 0.0, 0.0) if far is None else (far.q, far.k, far.v)
+    # g . (v[u] - z[d]) for every pair
+    lift = gradient @ here.v.transpose(-1, -2) - (gradient * (here.pattern @ here.v)).sum(-1, keepdim=True)
+    by_query = (q - here.q) @ here.k.transpose(-1, -2) * here.scale
+    by_key = here.q @ (k - here.k).transpose(-1, -2) * here.scale
+    by_value = here.pattern * (gradient @ (v - here.v).transpose(-1, -2))
+    return torch.stack([_weight(here.pattern, by_query) * lift, _weight(here.pattern, by_key) * lift, by_value])
+
+
+def _weight(pattern: Tensor, delta: Tensor) -> Tensor:
+    """A (e^delta - 1) / (1 + A (e^delta - 1)), the share of v[u] - z that is gained, without overflow."""
+    down = -torch.expm1(-delta.abs())  # 1 - e^-|delta|, in [0, 1)
+    gained = pattern * down / (1 - down + pattern * down)
+    lost = -pattern * down / (1 - pattern * down)
+    return torch.where(pattern > 0, torch.where(delta > 0, gained, lost), 0.0)
