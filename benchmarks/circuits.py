@@ -204,10 +204,11 @@ def main(case: Case) -> None:
         examples = prompts(case, count)
         found, cpu, wall, peak = measured(lambda examples=examples: ours(case, model, dictionaries, examples))
         active = sum(len(n.moves.row) for n in found.nodes.values()) / len(found.nodes) / count / case.length
+        edges = sum(int((matrix != 0).sum()) for matrix in found.edges.values())
         rows.append({"examples": count, "cpu_seconds": cpu, "wall_seconds": wall, "peak_gib": peak})
         print(
-            f"{count} examples: {len(found.circuit.nodes)} nodes, {sum(int((m != 0).sum()) for m in found.edges.values()):,} edges; "
-            f"{active:.0f} features active in clean or patch; {cpu:.1f} CPU s, {wall:.1f} s, {peak:.2f} GiB at most",
+            f"{count} examples: {len(found.circuit.nodes)} nodes, {edges:,} edges; {active:.0f} features active in clean "
+            f"or patch; {cpu:.1f} CPU s, {wall:.1f} s, {peak:.2f} GiB at most",
             flush=True,
         )
         results.append(found)

@@ -71,5 +71,6 @@ def _article(behaviour: Behaviour) -> str:
         circuit = f'<p class="nodes"><a href="{escape(behaviour.page)}">Circuit</a>: {nodes}</p>'
     return (
         f"<article><h2>{behaviour.number}: {behaviour.size} contexts</h2><p>Next token: {answers}; loss "
-        f"{behaviour.loss:.2f} nats, mean cosine to the centre {behaviour.centrality:.2f}</p>{contexts}{circuit}</article>"
+        f"{behaviour.loss:.2f} nats, mean cosine to the centre {behaviour.centrality:.2f}</p>"
+        f"{contexts}{circuit}</article>"
     )

@@ -1,4 +1,4 @@
-"""`kibitz circuit find | eval | show | diff | export | discover | graph`: sparse feature circuits (docs/circuits.md)."""
+"""`kibitz circuit find | eval | show | diff | export | discover | graph`: feature circuits (docs/circuits.md)."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

@@ -134,9 +134,8 @@ def board_truth(contexts: Contexts) -> dict[str, np.ndarray]:
     games, at = replay(moves), (np.arange(len(moves)), ply)
     answer = from_tokens(examples.fields["answer"].numpy())
     white = games.next_mover[at] == WHITE
-    own, other = (
-        np.where(white, *sides) for sides in ((games.white[at], games.black[at]), (games.black[at], games.white[at]))
-    )
+    own = np.where(white, games.white[at], games.black[at])
+    other = np.where(white, games.black[at], games.white[at])
     lines = flips_by_direction(own, other, np.uint64(1) << answer.astype(np.uint64)) != 0
     return {"move square": answer.astype(int), "flipping directions": lines.T @ (1 << np.arange(8))}
 

@@ -186,15 +186,13 @@ def _activations(
 
 def _strongest(problem: Problem, prompts: dict[str, Tensor], acts: dict[str, Tensor]) -> list[Context]:
     ends = problem.finding.ends.tolist()
-    best = sorted(
-        ((float(values[i].abs().max()), kind, i) for kind, values in acts.items() for i in range(len(values))),
-        reverse=True,
-    )
+    sizes = {kind: values.abs().amax(1).tolist() for kind, values in acts.items()}
+    best = sorted(((size, kind, i) for kind, each in sizes.items() for i, size in enumerate(each)), reverse=True)
     shown: list[Context] = []
     seen: set[tuple[int, ...]] = set()
-    for value, kind, i in best:
+    for size, kind, i in best:
         tokens = prompts[kind][i, : ends[i]]
-        if value == 0 or len(shown) == _SHOWN:
+        if size == 0 or len(shown) == _SHOWN:
             break
         if tuple(tokens.tolist()) in seen:
             continue

@@ -15,7 +15,7 @@ import tyro
 from boardgame_sweep.data import GameParts, chess_parts, othello_parts
 from boardgame_sweep.measuring import Arena
 from boardgame_sweep.plan import SCALES, TYPES, Game, ScaleName, stacks
-from boardgame_sweep.training import check_same, train_all
+from boardgame_sweep.training import check_same, pilot_of, train_all
 from boardgame_sweep.writing import section
 from transformers import PreTrainedModel
 
@@ -64,11 +64,12 @@ def main(recipe: Recipe) -> None:
         found[game] = {
             "scale": asdict(scale),
             "facts": arena.facts(),
+            "pilot": pilot_of(run),
             "trained": trained,
             "scores": arena.measure(trained),
         }
     text = [INTRODUCTION.format(scale=recipe.scale, sizes=_sizes(recipe, found))]
-    text += [section(f["facts"], f["trained"], f["scores"], recipe.images) for f in found.values()]
+    text += [section(f, recipe.images) for f in found.values()]
     write_text(recipe.out.with_suffix(".md"), "\n\n".join(text) + "\n")
     write_json(recipe.out.with_suffix(".json"), {"scale": recipe.scale, **without_samples(found)})
     print(f"{recipe.out.with_suffix('.md')}: {sum(len(f['trained']) for f in found.values())} dictionaries")

@@ -197,8 +197,11 @@ def bytes_of(game: Any) -> bytes:
     return game.encode() if isinstance(game, str) else game.tobytes()
 
 
+def interval_of(scores: Mapping[str, Any], level: str, kind: str) -> Interval:
+    """One number of a set of features with its samples, which are of the same weights of games for all sets."""
+    return Interval(scores[level][kind]["score"], np.array(scores[level]["samples"][kind]))
+
+
 def paired(one: Mapping[str, Any], other: Mapping[str, Any], level: str, kind: str) -> Interval:
     """The difference of two sets of features on the same resamples of games."""
-    parts = (Interval(s[level][kind]["score"], np.array(s[level]["samples"][kind])) for s in (one, other))
-    first, second = parts
-    return first - second
+    return interval_of(one, level, kind) - interval_of(other, level, kind)

@@ -16,6 +16,7 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from boardgame_sweep.caveats import chosen_rates
 from boardgame_sweep.plan import Scale, Stack, build
 from saes.buffer import ActivationBuffer
 from saes.checkpoint import save_dictionary
@@ -98,11 +99,12 @@ def tune(reading: Reading, scale: Scale, plan: Sequence[Stack], run: Path) -> di
             merit = numbers["variance_explained"] - abs(log(max(numbers["l0"], 0.1) / middle)) / 10
             rows.append({"stack": name, "learning_rate": rate, "target_l0": middle, "merit": merit, **numbers})
         write_json(run / PILOT, rows)
-    best: dict[str, dict[str, Any]] = {}
-    for row in read_json(run / PILOT):
-        if row["stack"] not in best or row["merit"] > best[row["stack"]]["merit"]:
-            best[row["stack"]] = row
-    return {name: row["learning_rate"] for name, row in best.items()}
+    return chosen_rates(pilot_of(run))
+
+
+def pilot_of(run: Path) -> list[dict[str, Any]]:
+    """What the pilot of a run tried."""
+    return read_json(run / PILOT)
 
 
 def train_all(reading: Reading, scale: Scale, plan: Sequence[Stack], run: Path) -> list[dict[str, Any]]:

@@ -4,6 +4,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from boardgame_sweep.caveats import caveats, pilot_table
+from boardgame_sweep.comparing import COMPARISONS, pairs
 from boardgame_sweep.measuring import KINDS, paired
 from boardgame_sweep.plan import LABELS, Game
 from boardgames.bootstrap import mean
@@ -34,13 +36,6 @@ PAPER: dict[Game, dict[str, tuple[float, ...]]] = {
         "random": (0.110, 0.005, 0.439, 0.361),
     },
 }
-COMPARISONS = (
-    ("p_anneal", "standard", "p-annealing (ours) against L1"),
-    ("p_anneal_original", "standard", "the original's p-annealing against L1"),
-    ("p_anneal", "p_anneal_original", "our p-annealing against the original's"),
-    ("gated_p_anneal", "gated", "gated p-annealing against Gated"),
-    ("p_anneal", "topk", "p-annealing (ours) against TopK"),
-)
 LEVEL_NAMES = {"low_level": "board", "strategy": "strategy"}
 
 
@@ -48,8 +43,9 @@ def levels(game: Game) -> tuple[str, ...]:
     return ("low_level", "strategy") if game == "chess" else ("low_level",)
 
 
-def section(facts: Mapping[str, Any], trained: Sequence[Mapping[str, Any]], scores: Scores, images: Path) -> str:
-    """One game."""
+def section(found: Mapping[str, Any], images: Path) -> str:
+    """One game: its `facts`, `scale`, `pilot`, `trained` and `scores`."""
+    facts, trained, scores = found["facts"], found["trained"], found["scores"]
     game: Game = facts["game"]
     for kind in KINDS:
         points = [
@@ -82,10 +78,17 @@ def section(facts: Mapping[str, Any], trained: Sequence[Mapping[str, Any]], scor
         _beside_table(game, scores),
         "### Compared in pairs, at equal L0",
         "The difference of two dictionaries that were steered to the same L0, with the same weights of the games. "
-        "Where the two L0s differ by more than 2 %, the pair is shown and not counted below.",
+        "Where the two L0s came out more than 2 % apart, one of them is compared with the other type's neighbours "
+        "above and below, interpolated on log L0; where there is none on one side, the pair is not counted below.",
         _pairs_table(game, trained, scores),
         "### What holds",
         *_verdicts(game, trained, scores, neurons),
+        "### How far this goes",
+        caveats(found["scale"], trained, scores, found["pilot"]),
+        "### The pilot that chose the learning rates",
+        "Variance explained and L0 after a short run at the middle L0; of the rates the one of highest variance less a "
+        "tenth of the distance of log L0 from its target.",
+        pilot_table(found["pilot"]),
     ]
     return "\n\n".join(parts)
 
@@ -169,30 +172,16 @@ def _beside_table(game: Game, scores: Scores) -> str:
     return markdown(header, [always, *rows])
 
 
-def _pairs(
-    game: Game, trained: Sequence[Mapping[str, Any]], scores: Scores, one: str, other: str
-) -> list[tuple[Mapping[str, Any], Mapping[str, Any]]]:
-    """Records of both types with the same target, width and seed."""
-    key = ("target_l0", "expansion", "seed")
-    others = {tuple(r[k] for k in key): r for r in trained if r["type"] == other}
-    return [(r, others[at]) for r in trained if r["type"] == one and (at := tuple(r[k] for k in key)) in others]
-
-
-def _equal_l0(scores: Scores, a: Mapping[str, Any], b: Mapping[str, Any]) -> bool:
-    l0s = sorted(scores[r["folder"]]["faithfulness"]["l0"] for r in (a, b))
-    return l0s[1] <= 1.02 * l0s[0]
-
-
 def _pairs_table(game: Game, trained: Sequence[Mapping[str, Any]], scores: Scores) -> str:
     header = ["pair", "L0 of each"] + [f"{LEVEL_NAMES[level]} {kind}" for level in levels(game) for kind in KINDS]
     rows = []
     for one, other, name in COMPARISONS:
-        for a, b in _pairs(game, trained, scores, one, other):
-            first, second = scores[a["folder"]], scores[b["folder"]]
-            l0s = " / ".join(f"{s['faithfulness']['l0']:.1f}" for s in (first, second))
-            found = [paired(first, second, level, kind) for level in levels(game) for kind in KINDS]
+        for pair in pairs(trained, scores, one, other):
+            l0s = f"{pair.one.l0:.1f} / {pair.other.l0:.1f}"
+            l0s += ", interpolated" if pair.interpolated else "" if pair.counted else ", not counted"
+            found = [pair.difference(scores, level, kind) for level in levels(game) for kind in KINDS]
             shown = [f"{d.score:+.3f} [{d.bounds[0]:+.3f}, {d.bounds[1]:+.3f}]" for d in found]
-            rows.append([f"{name}, {a['expansion']} D, seed {a['seed']}", l0s, *shown])
+            rows.append([f"{name}, {pair.record['expansion']} D, seed {pair.record['seed']}", l0s, *shown])
     return markdown(header, rows)
 
 
@@ -200,14 +189,14 @@ def _verdicts(game: Game, trained: Sequence[Mapping[str, Any]], scores: Scores, 
     """Plain sentences, counted from the intervals."""
     said = []
     for one, other, name in COMPARISONS:
-        pairs = [pair for pair in _pairs(game, trained, scores, one, other) if _equal_l0(scores, *pair)]
-        if not pairs:
+        counted = [pair for pair in pairs(trained, scores, one, other) if pair.counted]
+        if not counted:
             said.append(f"* **{name[0].upper()}{name[1:]}**: no pair came to the same L0.")
             continue
         parts = []
         for level in levels(game):
             for kind in KINDS:
-                differences = [paired(scores[a["folder"]], scores[b["folder"]], level, kind) for a, b in pairs]
+                differences = [pair.difference(scores, level, kind) for pair in counted]
                 higher = sum(d.bounds[0] > 0 for d in differences)
                 lower = sum(d.bounds[1] < 0 for d in differences)
                 both = mean(differences)
@@ -216,7 +205,7 @@ def _verdicts(game: Game, trained: Sequence[Mapping[str, Any]], scores: Scores, 
                     f"{LEVEL_NAMES[level]} {kind} {both.score:+.3f} [{low:+.3f}, {high:+.3f}] on the mean of pairs, "
                     f"higher in {higher} and lower in {lower}"
                 )
-        said.append(f"* **{name[0].upper()}{name[1:]}** ({len(pairs)} pairs): " + "; ".join(parts) + ".")
+        said.append(f"* **{name[0].upper()}{name[1:]}** ({len(counted)} pairs): " + "; ".join(parts) + ".")
     folders = [r["folder"] for r in trained]
     for level in levels(game):
         for kind in KINDS:
@@ -233,7 +222,4 @@ def _verdicts(game: Game, trained: Sequence[Mapping[str, Any]], scores: Scores, 
                 f"{high:+.3f}], the best of each chosen on the games that it is scored on. The probe reaches "
                 f"{probe:.3f}."
             )
-    seeds = {r["seed"] for r in trained}
-    if len(seeds) == 1:
-        said.append("* All dictionaries have one seed: the intervals speak of games, not of other first weights.")
     return ["\n".join(said)]
