@@ -57,7 +57,7 @@ def passes(
     `eap`: the gradient on the clean prompt. `clean-corrupted`: the mean of that and of the counterfactual prompt.
     `ig-inputs`: the input embedding moves to its end point, the rest of the model follows. `ig-activations`: every
     layer output (all heads together) moves on its own, one after the other, and all these passes are averaged; as in
-    the original a moved output passes no gradient on to what lies before it, so edges early in the model come out small.
+    the original a moved output passes no gradient on to what lies before it, so early edges come out small.
     """
     sites = list(sites)
     if method == "eap":
@@ -73,9 +73,7 @@ def passes(
         for index, site in enumerate(moved):
             points = _line(_source(clean, index), _source(end, index), fractions(steps, rule), index)
             edits: dict[Site, Edit] = {site: lambda _, p=points: p}
-            yield Pass(
-                *gradients(graph, metric, repeated.clean, repeated, sites, edits), steps, 1 / len(moved)
-            )
+            yield Pass(*gradients(graph, metric, repeated.clean, repeated, sites, edits), steps, 1 / len(moved))
     else:
         raise ComponentError(f"method {method!r}: choose eap, ig-inputs, ig-activations or clean-corrupted")
 
@@ -109,8 +107,6 @@ def gradients(
         found = torch.autograd.grad(total, list(seen.values()), allow_unused=True)
     values = {site: x.detach() for site, x in seen.items()}
     return values, {site: g for site, g in zip(seen, found, strict=True) if g is not None}
-
-
 
 
 def _source(states: ComponentStates, index: int) -> Tensor:

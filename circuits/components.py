@@ -116,10 +116,10 @@ class Components:
         every = [_layer(used, family, i, heads) for i in range(len(blocks(used)))]
         count = len(every) if end is None else 1 + _index(every, end)
         start = Site("tokens", _path_of(used, used.get_input_embeddings())) if tokens_only else find_site(used, "embed")
-        width = used.get_input_embeddings().embedding_dim
+        width = int(used.config.get_text_config().hidden_size)
         tail = "logits" if end is None else end.name
         parallel = family.parallel(model.config)
-        made = cls(used, start, tuple(every[:count]), every[count - 1].resid, parallel, int(width), tail)
+        made = cls(used, start, tuple(every[:count]), every[count - 1].resid, parallel, width, tail)
         made._check()
         return made
 
@@ -270,4 +270,6 @@ def _index(layers: list[Layer], end: Site) -> int:
     for i, layer in enumerate(layers):
         if layer.resid.name == end.name:
             return i
-    raise ComponentError(f"end {end.name!r}: components end at the logits or at one of resid_0..resid_{len(layers) - 1}")
+    raise ComponentError(
+        f"end {end.name!r}: components end at the logits or at one of resid_0..resid_{len(layers) - 1}"
+    )

@@ -54,7 +54,9 @@ def _one_by_one(
     kept = torch.ones(count, *graph.real.shape, dtype=torch.bool)
     kept[torch.arange(count), chosen[:, 1], chosen[:, 2]] = False
     here = batch.grouped.index == chosen[:, 0, None, None]
-    copies = Places(tuple(map(str, range(count))), torch.where(here, torch.arange(count)[:, None, None], -1).flatten(0, 1))
+    copies = Places(
+        tuple(map(str, range(count))), torch.where(here, torch.arange(count)[:, None, None], -1).flatten(0, 1)
+    )
     repeated = replace(batch.repeat(count), places=copies)
     far = end.map(lambda x: x.repeat(count, *[1] * (x.dim() - 1)) if len(x) == len(batch) else x)
     values = measure(graph.model, metric, repeated.clean, repeated, cut_edits(graph, repeated, kept, far))

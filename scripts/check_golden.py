@@ -32,7 +32,7 @@ def main(
     folder: Annotated[Path, tyro.conf.Positional],
     /,
 ) -> None:
-    """`reference`: dictionary-learning, board-labels, board-metrics, eap-ig or peap. `folder`: a case, or a folder of them."""
+    """`reference`: one of those above. `folder`: one case, or a folder of cases."""
     if reference not in REFERENCES:
         sys.exit(f"check_golden: no reference {reference!r}; there are {', '.join(REFERENCES)}")
     try:

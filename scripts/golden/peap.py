@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from circuits.components import ComponentError, Components
+from circuits.components import Components
 from circuits.examples import Examples
 from circuits.metrics import LogitDifference
 from circuits.peap import Reduction, SpanScores, span_scores

@@ -39,13 +39,17 @@ def layout(model, i):
     q, k, v = (m.weight.view(-1, d, m.weight.shape[1]) for m in (attention.q_proj, attention.k_proj, attention.v_proj))
     shared = [h * groups // heads for h in range(heads)]
     nothing = torch.zeros(d, dtype=q.dtype)
-    parts = [[(q[h], nothing) for h in range(heads)], [(k[g], nothing) for g in shared], [(v[g], nothing) for g in shared]]
+    parts = [
+        [(q[h], nothing) for h in range(heads)],
+        [(k[g], nothing) for g in shared],
+        [(v[g], nothing) for g in shared],
+    ]
     out = attention.o_proj.weight.T.reshape(heads, d, -1)
     return block.input_layernorm, block.post_attention_layernorm, block.mlp, parts, out, torch.zeros(out.shape[-1])
 
 
 def rotated(x, config):
-    """Rotary positions on the first part of the last axis (halves, not pairs); the tables are float32, as the models'."""
+    """Rotary positions on the first part of the last axis (halves, not pairs), of float32 tables as in the models."""
     if config.model_type == "gpt2":
         return x
     rope = config.rope_parameters

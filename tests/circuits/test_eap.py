@@ -122,7 +122,9 @@ def test_the_score_of_a_node_is_the_sum_of_its_edges(kind, method):
 def test_integrated_gradients_of_the_input_become_the_whole_change():
     graph, examples = Components.of(component_model("gpt2")), uneven()
     assert examples.patch is not None
-    change = (measure(graph.model, METRIC, examples.patch, examples) - measure(graph.model, METRIC, examples.clean, examples)).mean()
+    change = (
+        measure(graph.model, METRIC, examples.patch, examples) - measure(graph.model, METRIC, examples.clean, examples)
+    ).mean()
     gaps = {}
     for rule in ("midpoint", "left", "right"):
         for steps in (8, 64):
@@ -142,7 +144,9 @@ def test_exact_node_scores_are_independent_runs():
     base = plain_metric(model, examples, examples.clean)
     for u, source in enumerate(graph.sources):
         add = {name: patch[source] - clean[source] for v, name in enumerate(graph.destinations) if graph.real[u, v]}
-        assert torch.allclose(found[0, u], (plain_metric(model, examples, examples.clean, add=add) - base).mean(), atol=1e-12)
+        assert torch.allclose(
+            found[0, u], (plain_metric(model, examples, examples.clean, add=add) - base).mean(), atol=1e-12
+        )
 
 
 def test_spans_positions_and_batches_add_up():
@@ -172,7 +176,9 @@ def test_whole_attention_layers_are_the_sums_of_their_heads():
     fine = edge_scores(heads, examples, METRIC, method="eap").total
     coarse = edge_scores(layers, examples, METRIC, method="eap").total
     rows = torch.tensor([[s.split(".")[0] == name for s in heads.sources] for name in layers.sources]).double()
-    columns = torch.tensor([[d.split(".")[0] == name for d in heads.destinations] for name in layers.destinations]).double()
+    columns = torch.tensor(
+        [[d.split(".")[0] == name for d in heads.destinations] for name in layers.destinations]
+    ).double()
     assert torch.allclose(rows @ fine @ columns.T, coarse, atol=1e-12)
 
 

@@ -26,7 +26,7 @@ def some_edges(graph, seed=0, share=0.5):
 
 
 def by_hand(model, graph, examples, kept_at):
-    """The metric with the edges cut where `kept_at(position)` [sources, destinations] says, each in its own run's terms."""
+    """The metric with the edges cut that `kept_at(position)` [sources, destinations] leaves out, within this run."""
     patch = run(model, examples.patch)[1]
     kept = torch.stack([kept_at(position) for position in range(examples.clean.shape[1])])
 
@@ -87,7 +87,9 @@ def test_zero_and_given_end_points():
     assert torch.allclose(given, circuit_metric(graph, examples, METRIC, kept), atol=1e-12)
     single = replace(examples, patch=None)
     zero = circuit_metric(graph, single, METRIC, kept, end="zero")
-    assert torch.allclose(zero, circuit_metric(graph, single, METRIC, kept, end=states.map(torch.zeros_like)), atol=1e-12)
+    assert torch.allclose(
+        zero, circuit_metric(graph, single, METRIC, kept, end=states.map(torch.zeros_like)), atol=1e-12
+    )
     everything_gone = circuit_metric(graph, single, METRIC, torch.zeros_like(graph.real), end="zero")
     model = graph.model  # what is left of the stream are the biases of the heads' output projections
     left = sum(block.attn.c_proj.bias for block in model.transformer.h)
@@ -99,9 +101,7 @@ def test_zero_and_given_end_points():
 def test_selection_against_slow_searches(absolute):
     graph = Components.of(component_model("neox parallel"))
     scores = torch.randn(graph.real.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(5))
-    rank = {
-        (u, v): float(scores[u, v].abs() if absolute else scores[u, v]) for u, v in graph.real.nonzero().tolist()
-    }
+    rank = {(u, v): float(scores[u, v].abs() if absolute else scores[u, v]) for u, v in graph.real.nonzero().tolist()}
     whose = [name.split("<")[0] for name in graph.destinations]
     chosen, reached = [], {"logits"}
     for count in range(1, len(rank) + 1):
@@ -123,7 +123,10 @@ def test_pruning_leaves_the_edges_on_paths_from_the_input_to_the_end(share):
         net = networkx.DiGraph([("input", "input"), ("logits", "logits")])
         edges = [(graph.sources[u], graph.destinations[v].split("<")[0], (u, v)) for u, v in kept.nonzero().tolist()]
         net.add_edges_from((up, down) for up, down, _ in edges)
-        from_input, to_end = networkx.descendants(net, "input") | {"input"}, networkx.ancestors(net, "logits") | {"logits"}
+        from_input, to_end = (
+            networkx.descendants(net, "input") | {"input"},
+            networkx.ancestors(net, "logits") | {"logits"},
+        )
         expected = {e for up, down, e in edges if up in from_input and down in to_end}
         assert {tuple(e) for e in prune(graph, kept).nonzero().tolist()} == expected
     assert torch.equal(prune(graph, graph.real), graph.real)
@@ -144,7 +147,9 @@ def test_selection_of_what_cannot_be_is_refused():
 
 def test_curves_and_their_areas():
     graph, examples = Components.of(component_model("gpt2")), uneven()
-    order = torch.randperm(graph.real.numel(), generator=torch.Generator().manual_seed(1)).view(graph.real.shape).double()
+    order = (
+        torch.randperm(graph.real.numel(), generator=torch.Generator().manual_seed(1)).view(graph.real.shape).double()
+    )
     curve = edge_curve(graph, examples, METRIC, lambda n: top_edges(graph, order, n), MIB_SHARES)
     assert curve.faithfulness[-1] == 1.0 and curve.sizes[-1] == curve.edges == int(graph.real.sum())
     assert curve.sizes[0] == 0 and curve.faithfulness[0] == 0.0
