@@ -44,7 +44,7 @@ def heads_of(model: PreTrainedModel) -> tuple[int, int]:
 
 
 def twin(model: PreTrainedModel, *, open_attention: bool = False) -> PreTrainedModel:
-    """A copy that shares every weight of the model (ungrouped keys and values excepted), with attention open or as it is."""
+    """A copy that shares every weight of the model but for ungrouped keys and values; attention open, or as it is."""
     family = family_of(model)
     shared: dict[int, Any] = {id(t): t for t in (*model.parameters(), *model.buffers())}
     copied = copy.deepcopy(model, shared)
@@ -118,7 +118,7 @@ def _attend(
     scaling: float | None = None,
     **options: Any,
 ) -> tuple[Tensor, Tensor]:
-    """Attention of transformers' interface, in the model's own dtype: [batch, heads, length, d_head] in, heads last out."""
+    """Attention by transformers' interface, in the model's own dtype: [batch, heads, length, d_head] -> heads third."""
     unknown = [name for name in ("softcap", "s_aux", "position_bias") if options.get(name) is not None]
     if unknown:
         raise SiteError(f"{type(module).__name__}: attention with {', '.join(unknown)} cannot be opened")

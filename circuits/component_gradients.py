@@ -57,7 +57,7 @@ def passes(
     `eap`: the gradient on the clean prompt. `clean-corrupted`: the mean of that and of the counterfactual prompt.
     `ig-inputs`: the input embedding moves to its end point, the rest of the model follows. `ig-activations`: every
     layer output (all heads together) moves on its own, one after the other, and all these passes are averaged; as in
-    the original a moved output passes no gradient on to what lies before it, so edges early in the model come out small.
+    the original a moved output passes no gradient on to what lies before it, so early edges come out small.
     """
     sites = list(sites)
     if method == "eap":

@@ -103,7 +103,7 @@ def exact_component_scores(
     end: End | ComponentStates = "patch",
     batch_size: int = 16,
 ) -> Float[Tensor, "places sources"]:
-    """m(one source moved to its end point at one place) - m(clean), means over examples; one run per source and place."""
+    """m(one source moved to its end point at one place) - m(clean), means over examples; a run per source and place."""
     ends, places = end_points(graph, examples, end, batch_size), examples.grouped
     total = torch.zeros(len(places), len(graph.sources), dtype=torch.float64)
     for batch in examples.batches(batch_size):

@@ -1,4 +1,4 @@
-"""What the components of a model write, in little room: a head as z [d_head], expanded by W_O for a few rows at a time."""
+"""What the components of a model write, in little room: a head as z [d_head], expanded by W_O a few rows at a time."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

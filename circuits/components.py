@@ -116,10 +116,10 @@ class Components:
         every = [_layer(used, family, i, heads) for i in range(len(blocks(used)))]
         count = len(every) if end is None else 1 + _index(every, end)
         start = Site("tokens", _path_of(used, used.get_input_embeddings())) if tokens_only else find_site(used, "embed")
-        width = used.get_input_embeddings().embedding_dim
+        width = int(used.config.get_text_config().hidden_size)
         tail = "logits" if end is None else end.name
         parallel = family.parallel(model.config)
-        made = cls(used, start, tuple(every[:count]), every[count - 1].resid, parallel, int(width), tail)
+        made = cls(used, start, tuple(every[:count]), every[count - 1].resid, parallel, width, tail)
         made._check()
         return made
 

@@ -82,7 +82,7 @@ def edge_scores(
     rule: Rule = "midpoint",
     batch_size: int = 16,
 ) -> EdgeScores:
-    """Signed scores of all edges by place: the change of the metric when the source moves to its end point for this reader.
+    """Signed scores of all edges by place: how the metric changes when the source moves to its end point for a reader.
 
     The methods are those of `passes`. EAP-IG's own end points are rule="right" for ig-inputs (the counterfactual
     counts, the clean prompt does not) and rule="left" for ig-activations.

@@ -22,7 +22,6 @@ from saes.sites import Edit, Site
 Kept = Bool[Tensor, "sources destinations"] | Bool[Tensor, "places sources destinations"]
 
 
-@torch.no_grad()
 def circuit_metric(
     graph: Components,
     examples: Examples,
@@ -37,12 +36,29 @@ def circuit_metric(
     Readers that keep all their edges are not touched: with everything kept no bit differs from the model. Positions
     without a place keep all their edges.
     """
+    return circuit_metrics(graph, examples, metric, [kept], end=end, batch_size=batch_size)[0]
+
+
+@torch.no_grad()
+def circuit_metrics(
+    graph: Components,
+    examples: Examples,
+    metric: Metric,
+    circuits: Sequence[Kept],
+    *,
+    end: End | ComponentStates = "patch",
+    batch_size: int = 16,
+) -> Float[Tensor, "circuits examples"]:
+    """`circuit_metric` of several circuits, for which the end points are read once."""
     ends = end_points(graph, examples, end, batch_size)
-    parts = [
-        measure(graph.model, metric, batch.clean, batch, cut_edits(graph, batch, kept, ends(batch)))
-        for batch in examples.batches(batch_size)
-    ]
-    return torch.cat(parts)
+    parts = []
+    for batch in examples.batches(batch_size):
+        far = ends(batch)
+        every = [
+            measure(graph.model, metric, batch.clean, batch, cut_edits(graph, batch, kept, far)) for kept in circuits
+        ]
+        parts.append(torch.stack(every))
+    return torch.cat(parts, 1)
 
 
 def cut_edits(graph: Components, batch: Examples, kept: Kept, end: ComponentStates) -> dict[Site, Edit]:
@@ -183,9 +199,7 @@ def edge_curve(
     """Measure the circuits that `choose` gives for int(share * edges) edges."""
     edges = int(graph.real.sum())
     measured = [graph.real, torch.zeros_like(graph.real), *(choose(int(share * edges)) for share in shares)]
-    values = [
-        float(circuit_metric(graph, examples, metric, kept, end=end, batch_size=batch_size).mean()) for kept in measured
-    ]
+    values = circuit_metrics(graph, examples, metric, measured, end=end, batch_size=batch_size).mean(1).tolist()
     model, nothing = values[:2]
     if model == nothing:
         raise ComponentError(

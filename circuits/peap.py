@@ -36,8 +36,9 @@ class SpanScores:
     """Scores of edges between spans, means over examples.
 
     `within[p]` holds the edges inside span p, `prompt` those of all spans together (its mean is over the length of the
-    prompt, positions without a span included, as the original has it). `crossing[layer, letter, head, d, u]` holds the edges from span u to span d, letters as q, k, v. Sums over
-    positions, means over the positions (pairs of positions) of the spans, or sums of magnitudes.
+    prompt, positions without a span included, as the original has it). `crossing[layer, letter, head, d, u]` holds the
+    edges from span u to span d, letters as q, k, v. Sums over positions, means over the positions (pairs of positions)
+    of the spans, or sums of magnitudes.
     """
 
     within: Float[Tensor, "spans sources destinations"]

@@ -1,4 +1,4 @@
-"""Circuits over spans: best-first search from the end (PEAP), their size, and an evaluation that cuts what they leave out.
+"""Circuits over spans: best-first search from the end (PEAP), their size, and an evaluation that cuts all the rest.
 
 Nodes are components at spans; a head has two, where it reads (its input at a span) and where it writes (its output at
 a span), joined by crossing edges. Queries, keys and values go together: an edge scores the largest of their magnitudes.
@@ -146,8 +146,8 @@ def span_circuit_metric(
 ) -> Float[Tensor, " examples"]:
     """The metric of every clean prompt with all edges outside the circuit moved to the counterfactual, or to zero.
 
-    Inputs of readers move as in `circuit_metric`. Where a crossing edge is cut, what the head reads there, A[d, u] v[u],
-    is replaced by the end point's own A' v', without renormalising. Positions without a span keep everything.
+    Inputs of readers move as in `circuit_metric`. Where a crossing edge is cut, what the head reads there, A[d, u]
+    v[u], is replaced by the end point's own A' v', without renormalising. Positions without a span keep everything.
     """
     if end not in ("patch", "zero"):
         raise ComponentError(f"spans: end {end!r}; patterns have the end points patch and zero")

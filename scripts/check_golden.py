@@ -34,7 +34,7 @@ def main(
     folder: Annotated[Path, tyro.conf.Positional],
     /,
 ) -> None:
-    """`reference`: the name of one of the checks above. `folder`: one case, or a folder of cases."""
+    """`reference`: one of those above. `folder`: one case, or a folder of cases."""
     if reference not in REFERENCES:
         sys.exit(f"check_golden: no reference {reference!r}; there are {', '.join(REFERENCES)}")
     try:

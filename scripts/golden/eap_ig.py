@@ -74,10 +74,10 @@ def _check_case(folder: Path, table: Table) -> None:
             ours = exact_edge_scores(graph, measured, LogitDifference()).total
             table.add(f"{folder.name}: {name}", ours, theirs, limit)
         elif name.startswith("edge."):
-            table.add(f"{folder.name}: {name}", _edges(graph, explained, name), theirs, limit)
+            table.add(f"{folder.name}: {name}", _edges(folder, graph, explained, name), theirs, limit)
         elif name.startswith(("node.", "neuron.")):
             rows = [i for i, source in enumerate(graph.sources) if not source.startswith("m")]
-            ours = _nodes(graph, explained, name)
+            ours = _nodes(folder, graph, explained, name)
             table.add(f"{folder.name}: {name} (input, heads)", ours[rows], theirs[rows], limit)
             table.leave_out(f"{folder.name}: {name} (MLPs)", "the original takes the gradient at the MLP's input")
         else:
@@ -105,7 +105,7 @@ def _check_names(folder: Path, graph: Components, meta: Mapping[str, Any]) -> No
             raise FileError(f"{folder / 'meta.json'}: {key} are not this model's: {', '.join(ours)}")
 
 
-def _method(name: str, edges: bool) -> dict[str, Any]:
+def _method(folder: Path, name: str, edges: bool) -> dict[str, Any]:
     """Our options for a reference's name: EAP-IG's end points differ between edges and nodes."""
     if found := re.fullmatch(r"EAP-IG-(inputs|activations)_s(\d+)", name):
         rule = "right" if edges and found[1] == "inputs" else "left"
@@ -114,26 +114,26 @@ def _method(name: str, edges: bool) -> dict[str, Any]:
         return {"method": name}
     ends = {"EAP": "patch", "EAP_zero": "zero", "EAP_meanpos": "mean"}
     if name not in ends:
-        raise FileError(f"no method is known for {name!r} in scores.safetensors")
+        raise FileError(f"{folder}: no method is known for {name!r} in scores.safetensors")
     return {"method": "eap", "end": ends[name]}
 
 
-def _edges(graph: Components, examples: Examples, name: str) -> Tensor:
+def _edges(folder: Path, graph: Components, examples: Examples, name: str) -> Tensor:
     """As the original gives them: a mean over examples, divided by their number once more."""
     method, _, variant = name.removeprefix("edge.").partition(".")
-    options = _method(method, edges=True)
+    options = _method(folder, method, edges=True)
     if variant == "ragged_batches_mean_metric":
         means = [edge_scores(graph, batch, LogitDifference(), **options).total for batch in examples.batches(RAGGED)]
         return torch.stack(means).sum(0) / len(examples)
     if variant not in ("", "sum_metric"):
-        raise FileError(f"no variant is known for {name!r} in scores.safetensors")
+        raise FileError(f"{folder}: no variant is known for {name!r} in scores.safetensors")
     total = edge_scores(graph, examples, LogitDifference(), **options).total
     return total if variant == "sum_metric" else total / len(examples)
 
 
-def _nodes(graph: Components, examples: Examples, name: str) -> Tensor:
+def _nodes(folder: Path, graph: Components, examples: Examples, name: str) -> Tensor:
     level, _, method = name.partition(".")
-    found = component_scores(graph, examples, LogitDifference(), **_method(method, edges=False))
+    found = component_scores(graph, examples, LogitDifference(), **_method(folder, method, edges=False))
     return (found.values if level == "node" else found.dimensions).sum(0) / len(examples)
 
 

@@ -49,7 +49,7 @@ def layout(model, i):
 
 
 def rotated(x, config):
-    """Rotary positions on the first part of the last axis (halves, not pairs); the tables are float32, as the models'."""
+    """Rotary positions on the first part of the last axis (halves, not pairs), of float32 tables as in the models."""
     if config.model_type == "gpt2":
         return x
     rope = config.rope_parameters

@@ -26,7 +26,7 @@ def some_edges(graph, seed=0, share=0.5):
 
 
 def by_hand(model, graph, examples, kept_at):
-    """The metric with the edges cut where `kept_at(position)` [sources, destinations] says, each in its own run's terms."""
+    """The metric with the edges cut that `kept_at(position)` [sources, destinations] leaves out, within this run."""
     patch = run(model, examples.patch)[1]
     kept = torch.stack([kept_at(position) for position in range(examples.clean.shape[1])])
 

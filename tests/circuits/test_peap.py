@@ -1,4 +1,4 @@
-"""Edges between spans against the definitions written as loops, on learned and rotary positions; search and evaluation."""
+"""Edges between spans against definitions written as loops, on learned and rotary positions; search and evaluation."""
 
 from dataclasses import replace
 
@@ -121,14 +121,15 @@ def test_value_edges_over_all_positions_are_the_value_part_of_the_head():
         for h in range(2):
             name = f"a{i}.h{h}"
 
-            def attend(which, pattern, v, name=name):
-                return pattern @ v + (step * change[name] if which == name else 0)
-
             clean, patch = run(model, examples.clean)[1], run(model, examples.patch)[1]
             change[name] = clean[f"{name}:attention"][3] @ (
                 patch[f"{name}:attention"][2] - clean[f"{name}:attention"][2]
             )
             step = torch.zeros((), dtype=torch.float64, requires_grad=True)
+
+            def attend(which, pattern, v, name=name, step=step):
+                return pattern @ v + (step * change[name] if which == name else 0)
+
             logits, _ = run(model, examples.clean, attend=attend)
             total = METRIC(logits[torch.arange(3), examples.position], examples).mean()
             (slope,) = torch.autograd.grad(total, step)
