@@ -3,7 +3,6 @@
 docs/corpora.md describes the sources and the layout, docs/models.md the models.
 """
 
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -16,6 +15,7 @@ from boardgames.othello.streams import stream
 from boardgames.othello.transcript import CONTEXT, PAD
 from kibitz.chain.games import prepare_games
 from saes.corpus import Corpus, Layout
+from saes.digests import weights_digest
 from saes.models import find_device, load_model, load_tokenizer
 from saes.sources import TOKEN_SUFFIXES, CorpusError, Source, TokenSource
 from saes.text import TextSource
@@ -139,13 +139,3 @@ class CorpusOptions:
         bos["bos_id"] = tokenizer.bos_token_id
         bos["bos"] = self.bos or ("none" if tokenizer.bos_token_id is None else "document")
         return source, Layout(self.context, self.rows, **bos)
-
-
-def weights_digest(model: PreTrainedModel) -> str:
-    """A hash of names, shapes and a sample of values of all weights, wherever they were loaded from."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
-        flat = tensor.detach().flatten()
-        sample = flat[:: max(1, flat.numel() // 256)].double().cpu().numpy()
-        digest.update(f"{name} {list(tensor.shape)} {tensor.dtype}".encode() + sample.tobytes())
-    return digest.hexdigest()

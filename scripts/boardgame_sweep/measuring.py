@@ -23,8 +23,8 @@ from boardgames.lm import random_weights
 from boardgames.scoring import GroupScore, Summary, strategy_mean
 from kibitz.board import enough
 from kibitz.board_games import BoardGames, Splits, label_splits
-from kibitz.corpora import weights_digest
 from saes.checkpoint import load_dictionary
+from saes.digests import weights_digest
 from saes.evaluation import evaluate_all
 from saes.families import find_site
 from saes.files import read_json, write_json
