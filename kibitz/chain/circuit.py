@@ -19,6 +19,7 @@ from circuits.examples import Examples
 from circuits.faithfulness import Faithfulness, faithfulness
 from circuits.feature_acts import Dictionaries
 from circuits.metrics import LogOdds
+from circuits.provenance import provenance
 from kibitz.chain.board import drawn_position
 
 TARGET, DIRECTION = "b4", (1, 0)  # legal by flipping discs down the column b4-c4-d4-...
@@ -115,6 +116,8 @@ def explain(
         LogOdds(),
         discovery.circuit.kept(dictionaries),
     )
+    said = provenance(model, dictionaries, finding, LogOdds(), config)
+    discovery = replace(discovery, circuit=discovery.circuit.with_provenance(said))
     save_circuit(discovery.circuit, run / "circuit")
     explained = Explained(discovery, measured, {}, found, pairs)
     chosen = {site: nodes.features for site, nodes in explained.drawn().chosen().items()}

@@ -1,10 +1,11 @@
 """The report's sections on causes: the feature circuit, and the classifier that SHIFT repairs."""
 
 from boardgames.othello.rules import square_name
+from circuits.markup import number, signed, text
 from kibitz.report.boards import disc_board
 from kibitz.report.circuit_picture import circuit_picture
 from kibitz.report.data import BoardPosition, Circuit, Shift
-from kibitz.report.markup import count, figure, folded, intro, number, percent, signed, table, text
+from kibitz.report.markup import count, figure, folded, intro, percent, table
 
 _CELLS = ((0, 0), (0, 1), (1, 0), (1, 1))  # (A, B)
 

@@ -8,8 +8,8 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from circuits.markup import number, signed, text
 from kibitz.report.data import Circuit, Edge, Node
-from kibitz.report.markup import number, signed, text
 
 WIDTH = 1080
 GUTTER = 84  # names of the sites

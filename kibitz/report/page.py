@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from circuits.markup import number, text
 from kibitz.report.causal_sections import circuit_section, shift_section
 from kibitz.report.data import ReportData, checked
 from kibitz.report.dictionary_sections import (
@@ -13,7 +14,7 @@ from kibitz.report.dictionary_sections import (
     model_section,
     training_section,
 )
-from kibitz.report.markup import count, intro, number, percent, seconds, table, text
+from kibitz.report.markup import count, intro, percent, seconds, table
 from kibitz.report.style import CSS, SCRIPT
 from saes.files import write_text
 
