@@ -58,7 +58,8 @@ class Compared(Generic[Key]):
         first, second = ([pair[i] for pair in self.both.values()] for i in (0, 1))
         if len(set(first)) < 2 or len(set(second)) < 2:
             return None
-        return float(spearmanr(first, second).statistic)
+        correlation, _ = spearmanr(first, second)
+        return float(correlation)
 
 
 @dataclass(frozen=True)
@@ -160,8 +161,8 @@ def _check_alike(circuits: Sequence[Circuit]) -> None:
                 f"circuit 1 has the places {', '.join(first.places)} and circuit {i} {', '.join(other.places)}: "
                 "they must be the same"
             )
-        mine, theirs = (c.provenance.get("dictionaries") for c in (first, other))
-        for name in mine if mine and theirs else ():
+        mine, theirs = (c.provenance.get("dictionaries") or {} for c in (first, other))
+        for name in mine if theirs else ():
             if mine[name] != theirs.get(name):
                 raise CircuitError(
                     f"circuits 1 and {i} were found with different dictionaries at {name}: "

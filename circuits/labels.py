@@ -22,8 +22,8 @@ Labels = Mapping[Node, Label]
 
 
 def ids(circuit: Circuit) -> dict[Node, str]:
-    """site/feature@place or site/error@place, fit for XML; CircuitError if two nodes have the same."""
-    found = {node: printable(node) for node in circuit.nodes}
+    """site/feature@place or site/error@place in one line, fit for XML; CircuitError if two nodes have the same."""
+    found = {node: " ".join(printable(node).split()) for node in circuit.nodes}
     if len(set(found.values())) < len(found):
-        raise CircuitError("two places have names that differ in control characters only: rename one")
+        raise CircuitError("two places have names that differ in spaces or control characters only: rename one")
     return found

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from circuits.circuit import Circuit, Node
+from circuits.selection import node_key
 
 BOX_WIDTH = 124
 GAP, LINE_GAP, SITE_GAP = 12, 12, 44
@@ -79,7 +80,7 @@ def layout(circuit: Circuit, box_height: float = 38) -> Layout:
     sites = [site.name for site in reversed(circuit.sites) if any(n.site == site.name for n in circuit.nodes)]
     places = [place for place in circuit.places if any(n.place == place for n in circuit.nodes)]
     cells: dict[tuple[str, str], list[Node]] = {(site, place): [] for site in sites for place in places}
-    for node in circuit.nodes:
+    for node in sorted(circuit.nodes, key=node_key):  # so that the picture does not depend on their order
         cells[node.site, node.place].append(node)
     counts = {cell: len(nodes) for cell, nodes in cells.items()}
     across = _across(sites, places, counts)
