@@ -11,7 +11,8 @@ from fractions import Fraction
 from math import isfinite
 from typing import Any, Generic, TypeVar
 
-from scipy.stats import spearmanr
+import numpy as np
+from scipy.stats import rankdata
 
 from circuits.circuit import Circuit, CircuitError, Node
 
@@ -58,8 +59,7 @@ class Compared(Generic[Key]):
         first, second = ([pair[i] for pair in self.both.values()] for i in (0, 1))
         if len(set(first)) < 2 or len(set(second)) < 2:
             return None
-        correlation, _ = spearmanr(first, second)
-        return float(correlation)
+        return float(np.corrcoef(rankdata(first), rankdata(second))[0, 1])
 
 
 @dataclass(frozen=True)

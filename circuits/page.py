@@ -30,7 +30,7 @@ class Context:
     activations: Sequence[float] = ()
     caption: str = ""
     picture: str = ""
-    """such as a board; its styles have to be inside, since it is shown as an image"""
+    """such as a board; its styles have to be inside, or in `picture_style`, since it is shown as an image"""
 
     def __post_init__(self) -> None:
         if len(self.tokens) != len(self.activations):
@@ -50,12 +50,16 @@ def write_page(
     *,
     title: str = "",
     metric: str = "",
+    picture_style: str = "",
 ) -> None:
-    """Write the page atomically; choose what it can show with Circuit.strongest."""
+    """Write the page atomically; choose what it can show with Circuit.strongest.
+
+    `picture_style` is a style sheet for every picture among the contexts.
+    """
     parts = {
         "TITLE": text(title or f"Circuit of {metric or metric_name(circuit)}"),
         "STYLE": view_style(),
-        "VIEW": view(circuit, labels, contexts, title=title, metric=metric),
+        "VIEW": view(circuit, labels, contexts, title=title, metric=metric, picture_style=picture_style),
         "SCRIPT": view_script(),
     }
     write_text(path, _filled("page.html", parts))
@@ -68,6 +72,7 @@ def view(
     *,
     title: str = "",
     metric: str = "",
+    picture_style: str = "",
 ) -> str:
     """The interactive picture as a piece of another page, which needs view_style() and, as a module, view_script().
 
@@ -78,7 +83,9 @@ def view(
         "view.html",
         {
             "PICTURE": draw_svg(circuit, labels, title=title, metric=said),
-            "DATA": _in_script(_data(circuit, labels or {}, contexts or {}, said)),
+            "DATA": _in_script(
+                {**_data(circuit, labels or {}, contexts or {}, said), "picture_style": text(picture_style)}
+            ),
         },
     )
 

@@ -25,7 +25,7 @@ _INSIDE = BOX_WIDTH - 14  # of a box, for words
 
 STYLE = """
 .circuit{font-family:ui-sans-serif,system-ui,"Segoe UI",Roboto,"Helvetica Neue",Arial,sans-serif}
-.circuit text{fill:#1c2321;text-anchor:middle}
+.circuit text{fill:#1c2321;text-anchor:middle;dominant-baseline:auto}
 .circuit .paper,.circuit .base{fill:#ffffff}
 .circuit .base{stroke:#59635e;stroke-width:1}
 .circuit .error .base{stroke-dasharray:4 3}

@@ -59,7 +59,7 @@ function made(name, attributes = {}, ...children) {
   return element;
 }
 
-function contextOf(context) {
+function contextOf(context, style) {
   const most = Math.max(...context.activations.map(Math.abs), 1e-30);
   const words = made("p", {}, ...context.tokens.map((token, i) => {
     const word = made("span", {class: "token", title: amount(context.activations[i])}, token);
@@ -68,7 +68,8 @@ function contextOf(context) {
   }));
   const parts = context.tokens.length ? [words] : [];
   if (context.picture) {  // as an image, in which no script runs
-    const source = "data:image/svg+xml;charset=utf-8," + encodeURIComponent(context.picture);
+    const styled = context.picture.replace(/^<svg[^>]*>/, tag => `${tag}<style>${style}</style>`);
+    const source = "data:image/svg+xml;charset=utf-8," + encodeURIComponent(styled);
     parts.push(made("img", {src: source, alt: context.caption || "what the feature fires on"}));
   }
   if (context.caption) parts.push(made("small", {}, context.caption));
@@ -164,7 +165,8 @@ export function start(root) {
         return made("li", {}, button);
       })));
     }
-    if (node?.contexts.length) parts.push(made("h3", {}, "Where it fires"), ...node.contexts.map(contextOf));
+    if (node?.contexts.length) parts.push(made("h3", {}, "Where it fires"), 
+      ...node.contexts.map(context => contextOf(context, data.picture_style)));
     return parts;
   }
 
