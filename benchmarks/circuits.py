@@ -216,8 +216,8 @@ def main(case: Case) -> None:
         edges = sum(int((matrix != 0).sum()) for matrix in found.edges.values())
         rows.append({"examples": count, "cpu_seconds": cpu, "wall_seconds": wall, "peak_gib": peak})
         print(
-            f"{count} examples: {len(found.circuit.nodes)} nodes, {edges:,} edges; {active:.0f} features active in clean "
-            f"or patch; {cpu:.1f} CPU s, {wall:.1f} s, {peak:.2f} GiB at most",
+            f"{count} examples: {len(found.circuit.nodes)} nodes, {edges:,} edges; {active:.0f} features active in "
+            f"clean or patch; {cpu:.1f} CPU s, {wall:.1f} s, {peak:.2f} GiB at most",
             flush=True,
         )
         results.append(found)
@@ -229,8 +229,8 @@ def main(case: Case) -> None:
     first = results[0]
     per_node, mine = sum(r["seconds_per_node"] for r in slow) / max(len(slow), 1), first.edge_seconds / first.backwards
     print(
-        f"edges of one downstream node from one site: {mine:.4f} CPU s, reference {per_node:.2f}: {per_node / mine:.0f} "
-        f"times faster; all {first.backwards} in {first.edge_seconds:.1f} CPU s, the reference's would take "
+        f"edges of one downstream node from one site: {mine:.4f} CPU s, reference {per_node:.2f}: {per_node / mine:.0f} times "
+        f"faster; all {first.backwards} in {first.edge_seconds:.1f} CPU s, the reference's would take "
         f"{per_node * first.backwards:.0f}"
     )
     if case.json is not None:

@@ -16,6 +16,10 @@ from circuits.places import EVERYWHERE
 from saes.sites import Site
 
 
+class CircuitError(ValueError):
+    """A circuit that is not whole, or circuits that do not fit each other or their dictionaries."""
+
+
 @dataclass(frozen=True)
 class Node:
     """A feature of a site, or its error node (feature None), at a place: all positions, one of them, or a span."""
@@ -89,6 +93,10 @@ class Circuit:
             edges={e: self.edges[e] for e in strongest if e[0] in reaching and e[1] in reaching},
             provenance={**self.provenance, "edges_kept": edges},
         )
+
+    def with_provenance(self, said: Mapping[str, Any]) -> "Circuit":
+        """The same circuit that says more about how it was found (circuits/provenance.py)."""
+        return replace(self, provenance={**self.provenance, **said})
 
     def strongest(self, nodes: int, edges: int) -> "Circuit":
         """The strongest nodes and the strongest edges among them: what a picture can show."""

@@ -7,7 +7,9 @@ import torch
 from transformers import PreTrainedModel
 
 from boardgames.firing import THRESHOLDS
+from boardgames.game import Labels
 from boardgames.linear_probe import ProbeScore
+from boardgames.othello.rules import Replay
 from boardgames.report import (
     BOARD_COLUMNS,
     BoardScore,
@@ -127,14 +129,6 @@ def best_features(
         fires = act > float(THRESHOLDS[t] * boards.score.maxima[feature])
         truth = labels.matrix[:, column]
         hits = int((fires & truth).sum())
-        top, seen = [], set()
-        for row in np.argsort(-act):
-            game, ply = int(labels.game[row]), int(labels.ply[row])
-            if game not in seen:  # one position of a game
-                seen.add(game)
-                top.append(drawn_position(games, game, ply) | {"activation": float(act[row])})
-            if len(top) == shown:
-                break
         cards.append(
             {
                 "feature": feature,
@@ -147,12 +141,25 @@ def best_features(
                 "threshold": float(THRESHOLDS[t]),
                 "mean_mine": labels.matrix[fires, :64].mean(0).tolist() if fires.any() else [0.0] * 64,
                 "mean_yours": labels.matrix[fires, 64:].mean(0).tolist() if fires.any() else [0.0] * 64,
-                "positions": top,
+                "positions": top_positions(act, labels, games, shown),
             }
         )
         if len(cards) == count:
             break
     return cards
+
+
+def top_positions(act: np.ndarray, labels: Labels, games: Replay, shown: int) -> list[dict[str, object]]:
+    """The positions, one of a game, in which a feature is most active; `act` has one number per row of the labels."""
+    top, seen = [], set()
+    for row in np.argsort(-act):
+        game, ply = int(labels.game[row]), int(labels.ply[row])
+        if len(top) == shown or act[row] <= 0:
+            break
+        if game not in seen:
+            seen.add(game)
+            top.append(drawn_position(games, game, ply) | {"activation": float(act[row])})
+    return top
 
 
 def drawn_position(games, game: int, ply: int) -> dict[str, object]:

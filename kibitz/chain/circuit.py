@@ -1,17 +1,19 @@
 """Step 5: the circuit behind a behaviour whose cause the rules fix, measured on pairs that did not find it."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from boardgames.matching import Match, match_features
 from boardgames.othello.counterfactuals import Counterfactuals, counterfactuals
 from boardgames.othello.rules import replay, square_index
 from boardgames.othello.transcript import TOKEN_OF_SQUARE, to_tokens
-from boardgames.report import Positions
+from boardgames.report import Positions, activations
 from circuits.circuit import Circuit
 from circuits.circuit_files import save_circuit
 from circuits.discover import CircuitConfig, Discovery, find_circuit
@@ -19,11 +21,14 @@ from circuits.examples import Examples
 from circuits.faithfulness import Faithfulness, faithfulness
 from circuits.feature_acts import Dictionaries
 from circuits.metrics import LogOdds
-from kibitz.chain.board import drawn_position
+from circuits.provenance import provenance
+from kibitz.chain.board import drawn_position, top_positions
+from saes.sites import Site
 
 TARGET, DIRECTION = "b4", (1, 0)  # legal by flipping discs down the column b4-c4-d4-...
 FIRST_PLY, LAST_PLY = 3, 9  # few moves: a behaviour that a small model carries with few features
 DRAWN_NODES, DRAWN_EDGES = 80, 250  # the strongest, for the picture
+SHOWN_GAMES, SHOWN_POSITIONS = 200, 2  # where a node's most active positions are looked for, and how many are shown
 
 
 @dataclass(frozen=True)
@@ -31,6 +36,8 @@ class Explained:
     discovery: Discovery
     measured: Faithfulness
     matches: dict[tuple[str, int], Match]
+    positions: dict[tuple[str, int], list[dict[str, object]]]
+    """where the drawn features are most active"""
     pairs: Counterfactuals
     examples: int
 
@@ -68,6 +75,7 @@ class Explained:
                     "effect": effect,
                     "label": label,
                     "f1": match.f1 if match else None,
+                    "positions": [] if node.feature is None else self.positions.get((node.site, node.feature), []),
                 }
             )
         clean, patch = replay(self.pairs.clean[:1]), replay(self.pairs.patch[:1])
@@ -115,10 +123,32 @@ def explain(
         LogOdds(),
         discovery.circuit.kept(dictionaries),
     )
+    said = provenance(model, dictionaries, finding, LogOdds(), config)
+    discovery = replace(discovery, circuit=discovery.circuit.with_provenance(said))
     save_circuit(discovery.circuit, run / "circuit")
-    explained = Explained(discovery, measured, {}, found, pairs)
+    explained = Explained(discovery, measured, {}, {}, found, pairs)
     chosen = {site: nodes.features for site, nodes in explained.drawn().chosen().items()}
-    return replace(explained, matches=match_features(model, dictionaries, chosen, names))
+    return replace(
+        explained,
+        matches=match_features(model, dictionaries, chosen, names),
+        positions=_most_active(model, dictionaries, chosen, Positions(names.moves[:SHOWN_GAMES])),
+    )
+
+
+@torch.no_grad()
+def _most_active(
+    model: PreTrainedModel, dictionaries: Dictionaries, features: Mapping[Site, Tensor], positions: Positions
+) -> dict[tuple[str, int], list[dict[str, object]]]:
+    """By site and feature, positions as the report draws them."""
+    found = {}
+    for site, index in features.items():
+        if len(index):
+            acts = dictionaries[site].encode_chosen(activations(model, site, positions), index).numpy()
+            for column, feature in enumerate(index.tolist()):
+                found[site.name, feature] = top_positions(
+                    acts[:, column], positions.board, positions.replay, SHOWN_POSITIONS
+                )
+    return found
 
 
 def as_examples(pairs: Counterfactuals) -> Examples:

@@ -6,7 +6,8 @@ Rows are the letters a..h from top to bottom and columns the digits 1..8: square
 from collections.abc import Collection, Sequence
 
 from boardgames.othello.rules import square_name
-from kibitz.report.markup import number, percent, text
+from circuits.markup import number, text
+from kibitz.report.markup import percent
 
 CELL = 30
 EDGE = 18  # room for letters and digits

@@ -1,10 +1,16 @@
 """The report's sections on causes: the feature circuit, and the classifier that SHIFT repairs."""
 
+import circuits
 from boardgames.othello.rules import square_name
+from circuits.circuit import Node
+from circuits.labels import Label
+from circuits.markup import number, signed, text
+from circuits.page import Context, view
 from kibitz.report.boards import disc_board
-from kibitz.report.circuit_picture import circuit_picture
-from kibitz.report.data import BoardPosition, Circuit, Shift
-from kibitz.report.markup import count, figure, folded, intro, number, percent, signed, table, text
+from kibitz.report.data import BoardPosition, Circuit, Position, Shift
+from kibitz.report.markup import count, figure, folded, intro, percent, table
+from kibitz.report.style import BOARD_PICTURE
+from saes.sites import Site
 
 _CELLS = ((0, 0), (0, 1), (1, 0), (1, 1))  # (A, B)
 
@@ -17,21 +23,42 @@ def circuit_section(circuit: Circuit) -> str:
             "A circuit is the part of the model that one behaviour needs: the features that carry it, and the edges by"
             f" which they act on one another. The behaviour here is the <b>{text(circuit['behaviour'])}</b>, so the"
             " rules fix what its cause must be.",
-            "Triangles are <b>error nodes</b>: what the dictionaries failed to explain. Keeping them flatters a"
+            "Dashed hexagons are <b>error nodes</b>: what the dictionaries failed to explain. Keeping them flatters a"
             " circuit, so read its faithfulness beside the one without them and beside random circuits of the same"
             " size; a circuit no better than random explains nothing.",
         )
         + _pair(circuit)
         + "<h3>The circuit</h3>"
-        + '<p class="legend"><span><i class="lp"></i>raises the behaviour / excites</span>'
-        '<span><i class="lm"></i>lowers it / inhibits</span><span>width: strength of the edge</span>'
-        "<span>tint: the node's own effect when it takes its value from the other game</span></p>"
-        + f'<div class="graph" tabindex="0">{circuit_picture(circuit)}</div>'
-        + '<p class="told" aria-live="polite">Point at a node, or tap it, to see its edges alone. On a narrow screen'
-        " the picture scrolls sideways.</p>"
+        + _picture(circuit)
         + "<h3>Does it explain the behaviour?</h3>"
         + _numbers(circuit, errors)
         + _nodes_and_edges(circuit)
+    )
+
+
+def _picture(circuit: Circuit) -> str:
+    """The nodes with their board properties, and with the positions that activate them most."""
+    nodes = {node["id"]: Node(node["site"], node["feature"]) for node in circuit["nodes"]}
+    drawn = circuits.Circuit(
+        tuple(Site(name, name) for name in circuit["sites"]),
+        {nodes[node["id"]]: node["effect"] for node in circuit["nodes"]},
+        {(nodes[edge["source"]], nodes[edge["target"]]): edge["weight"] for edge in circuit["edges"]},
+        {},
+    )
+    labels = {nodes[n["id"]]: Label(n["label"], n["f1"]) for n in circuit["nodes"] if n["feature"] is not None}
+    contexts = {nodes[node["id"]]: [_shot(position) for position in node["positions"]] for node in circuit["nodes"]}
+    return view(
+        drawn, labels, contexts, title="The strongest nodes", metric="the behaviour", picture_style=BOARD_PICTURE
+    )
+
+
+def _shot(position: Position) -> Context:
+    moved = "Black" if position["mover"] == 1 else "White"
+    said = f"{moved} played {square_name(position['last'])}"
+    board = disc_board(position["black"], position["white"], last=position["last"], label=said)
+    return Context(
+        picture=board,
+        caption=f"{said}: {number(position['activation'])} (game {position['game']}, move {position['ply'] + 1})",
     )
 
 

@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from kibitz.report.markup import NONE, number, text
+from circuits.markup import NONE, number, text
 
 WIDTH, HEIGHT = 420, 216
 LEFT, RIGHT, TOP, BOTTOM = 52, 14, 12, 42

@@ -114,6 +114,7 @@ class Node(TypedDict):
     effect: float  # what the behaviour gains when the node alone takes its patch value
     label: str
     f1: float | None
+    positions: list[Position]  # that activate it most; none of an error node
 
 
 class Edge(TypedDict):

@@ -1,10 +1,11 @@
 """The report's sections on the model, the dictionary's training, its board metrics and its best features."""
 
 from boardgames.othello.rules import square_name
+from circuits.markup import NONE, number, text
 from kibitz.report.boards import disc_board, heat_board, owner_board
 from kibitz.report.charts import Rule, bar_chart, line_chart
 from kibitz.report.data import Board, Feature, Games, LanguageModel, Position, Training
-from kibitz.report.markup import NONE, count, figure, intro, number, percent, table, text
+from kibitz.report.markup import count, figure, intro, percent, table
 
 _WHO = {"mine": "“Mine” is the side that has just moved.", "yours": "“Yours” is the other side."}
 

@@ -1,25 +1,14 @@
-"""Small pieces of HTML: escaping, numbers as text, tables. Everything here returns a string that is safe to insert."""
+"""Small pieces of HTML: numbers, tables, figures. Everything here returns a string that is safe to insert."""
 
-import html
 import math
 from collections.abc import Iterable, Sequence
 
-NONE = "–"
-
-
-def text(value: object) -> str:
-    """Any value as escaped text, for content and for attributes in quotes; control characters, no XML, are dropped."""
-    return html.escape("".join(c for c in str(value) if c.isprintable() or c in "\n\t"), quote=True)
+from circuits.markup import NONE, number
 
 
 def percent(share: float | None, digits: int = 0) -> str:
     """'97 %' for 0.97."""
-    return NONE if share is None or not math.isfinite(share) else f"{_minus(100 * share, digits)}\u202f%"
-
-
-def number(value: float | None, digits: int = 2) -> str:
-    """'0.57', with a true minus sign."""
-    return NONE if value is None or not math.isfinite(value) else _minus(value, digits)
+    return NONE if share is None or not math.isfinite(share) else f"{number(100 * share, digits)}\u202f%"
 
 
 def count(value: int | None) -> str:
@@ -27,23 +16,11 @@ def count(value: int | None) -> str:
     return NONE if value is None else f"{value:,}".replace(",", "\u202f").replace("-", "\u2212")
 
 
-def signed(value: float, digits: int = 2) -> str:
-    """'+0.57' or '−0.57'."""
-    return ("+" if value > 0 else "") + number(value, digits)
-
-
 def seconds(value: float) -> str:
     """'4 min 12 s', '42 s', '0.3 s'."""
     if value >= 60:
         return f"{round(value) // 60} min {round(value) % 60} s"
     return f"{value:.0f} s" if value >= 10 else f"{value:.1f} s"
-
-
-def _minus(value: float, digits: int) -> str:
-    written = f"{value:.{digits}f}"
-    if float(written) == 0:
-        written = written.lstrip("-")
-    return written.replace("-", "\u2212")
 
 
 def intro(meaning: str, bad: str) -> str:

@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from circuits.markup import number, text
+from circuits.page import view_script, view_style
 from kibitz.report.causal_sections import circuit_section, shift_section
 from kibitz.report.data import ReportData, checked
 from kibitz.report.dictionary_sections import (
@@ -13,8 +15,8 @@ from kibitz.report.dictionary_sections import (
     model_section,
     training_section,
 )
-from kibitz.report.markup import count, intro, number, percent, seconds, table, text
-from kibitz.report.style import CSS, SCRIPT
+from kibitz.report.markup import count, intro, percent, seconds, table
+from kibitz.report.style import CSS
 from saes.files import write_text
 
 
@@ -41,11 +43,11 @@ def report_html(data: ReportData) -> str:
         '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width,initial-scale=1">'
         '<meta name="referrer" content="no-referrer">'
-        f"<title>{text(data['title'])}</title><style>{CSS}</style></head>\n<body>{_header(data)}"
+        f"<title>{text(data['title'])}</title><style>{CSS}{view_style()}</style></head>\n<body>{_header(data)}"
         f'<main><nav aria-label="Sections">{links}</nav>\n{body}</main>\n'
         f"<footer>Made by <code>kibitz demo</code>, seed {data['seed']}. This page is one file and fetches"
         " nothing.</footer>"
-        f"<script>{SCRIPT}</script></body></html>\n"
+        f'<script type="module">{view_script()}</script></body></html>\n'
     )
 
 

@@ -1,9 +1,9 @@
-"""The page's style sheet, and its one script: isolating a node of the circuit. Nothing is fetched from anywhere.
+"""The page's style sheet. Nothing is fetched from anywhere.
 
 Blue and orange stay apart for every common kind of colour blindness; both have a lighter form on dark ground.
 """
 
-CSS = """
+_COLOURS = """
 :root{color-scheme:light dark;--paper:#fbfaf6;--card:#fff;--ink:#1c2321;--soft:#59635e;--line:#dfdcd2;--faint:#efede5;
 --accent:#1f6b4c;--plus:#2166ac;--minus:#c25a12;--heat:#1f6b4c;--felt:#3f8462;--feltline:#2c6248;--black:#16191a;
 --white:#f8f7f1;--ring:#ffd23f;--good:#1f6b4c;
@@ -12,6 +12,26 @@ CSS = """
 @media (prefers-color-scheme:dark){:root{--paper:#131715;--card:#1a1f1c;--ink:#e7e9e4;--soft:#a2aba5;--line:#333a36;
 --faint:#232926;--accent:#6cc49b;--plus:#6aaee8;--minus:#f0924a;--heat:#4fae83;--felt:#2f6a4e;--feltline:#1f4a36;
 --black:#0b0d0c;--white:#eceae2;--good:#6cc49b}}
+"""
+
+_BOARDS = """
+svg{font-family:var(--sans);font-variant-numeric:tabular-nums}
+svg text{fill:var(--ink);font-size:12px;text-anchor:middle;dominant-baseline:central}
+.board .coords text{fill:var(--soft);font-size:11px}
+.board .felt{fill:var(--felt)}.board .grid{fill:none;stroke:var(--feltline);stroke-width:1}
+.board .black{fill:var(--black);stroke:#0006}.board .white{fill:var(--white);stroke:#0003}
+.board .last{fill:#e4572e}
+.board .ring{fill:none;stroke:var(--ring);stroke-width:3}
+.board .mark{fill:none;stroke:#fff;stroke-width:2;stroke-dasharray:4 3}
+"""
+
+BOARD_PICTURE = _COLOURS + _BOARDS
+"""for a board that stands in a file of its own"""
+
+CSS = (
+    _COLOURS
+    + _BOARDS
+    + """
 *{box-sizing:border-box}
 html{scroll-behavior:smooth;-webkit-text-size-adjust:100%}
 body{margin:0;background:var(--paper);color:var(--ink);font:16px/1.55 var(--sans);font-variant-numeric:tabular-nums}
@@ -61,8 +81,7 @@ td.cell.low{background:color-mix(in srgb,var(--minus) var(--deep),transparent)}
 .verdict.unsure{color:var(--soft)}
 details{margin:12px 0}
 summary{cursor:pointer;color:var(--accent);font-size:14.5px;font-weight:600;padding:4px 0}
-svg{display:block;width:100%;height:auto;font-family:var(--sans);font-variant-numeric:tabular-nums}
-svg text{fill:var(--ink);font-size:12px;text-anchor:middle;dominant-baseline:central}
+svg{display:block;width:100%;height:auto}
 .chart{max-width:520px}
 .chart .axis{fill:var(--soft);font-size:12px}.cols.three .chart .axis{font-size:14.5px}.chart .axis.y{text-anchor:end}
 .chart .rule{stroke:var(--line);stroke-width:1;fill:none}
@@ -73,12 +92,6 @@ svg text{fill:var(--ink);font-size:12px;text-anchor:middle;dominant-baseline:cen
 .chart .bar{fill:var(--soft);fill-opacity:.55}.chart .bar.ours{fill:var(--accent);fill-opacity:1}
 .chart .barname,.chart .barvalue{paint-order:stroke;stroke:var(--paper);stroke-width:4px;stroke-linejoin:round}
 .chart .barname{text-anchor:start;font-size:13px}.chart .barvalue{text-anchor:start;font-size:13px;font-weight:600}
-.board .coords text{fill:var(--soft);font-size:11px}
-.board .felt{fill:var(--felt)}.board .grid{fill:none;stroke:var(--feltline);stroke-width:1}
-.board .black{fill:var(--black);stroke:#0006}.board .white{fill:var(--white);stroke:#0003}
-.board .last{fill:#e4572e}
-.board .ring{fill:none;stroke:var(--ring);stroke-width:3}
-.board .mark{fill:none;stroke:#fff;stroke-width:2;stroke-dasharray:4 3}
 .heatmap .grid{stroke:var(--line)}
 .heatmap .heat{fill:var(--heat)}.heatmap .plus{fill:var(--plus)}.heatmap .minus{fill:var(--minus)}
 .heatmap text.strong{fill:#fff;font-size:11.5px}.heatmap text.weak{font-size:11.5px}
@@ -99,21 +112,6 @@ max-width:none}
 .legend .lp{background:var(--plus)}.legend .lm{background:var(--minus)}.legend .lr{border:2.5px solid var(--ring)}
 .legend .lk{border:2.5px solid var(--ink)}.legend .ll{background:#e4572e;border-radius:50%}
 .legend .ld{border:2px dashed var(--ink)}
-.graph{overflow-x:auto;border:1px solid var(--line);border-radius:12px;background:var(--card);padding:10px}
-.circuit{min-width:940px}
-.circuit .band{fill:var(--faint);fill-opacity:.75}
-.circuit .site{text-anchor:start;font-size:12.5px;font-weight:600;fill:var(--soft)}
-.circuit .outcome{font-size:14px;font-weight:600}
-.circuit .edge{fill:none;stroke-linecap:round;transition:opacity .12s}
-.circuit .edge.plus{stroke:var(--plus)}.circuit .edge.minus{stroke:var(--minus)}
-.circuit .node{cursor:pointer;outline:none;transition:opacity .12s}
-.circuit .base{fill:var(--card);stroke:var(--soft);stroke-width:1}
-.circuit .node .plus{fill:var(--plus);stroke:none}.circuit .node .minus{fill:var(--minus);stroke:none}
-.circuit .label{font-size:12px;font-weight:600}.circuit .small{font-size:10.5px;fill:var(--ink);fill-opacity:.8}
-.circuit.isolating .edge{opacity:.05}.circuit.isolating .node{opacity:.28}
-.circuit.isolating .edge.lit,.circuit.isolating .node.lit{opacity:1}
-.circuit .node.chosen .base,.circuit .node:focus-visible .base{stroke:var(--ink);stroke-width:2.4}
-.told{min-height:3.1em;font-size:14px;color:var(--soft);margin:8px 0 0;max-width:none}
 footer{padding-top:30px;padding-bottom:60px;color:var(--soft);font-size:13.5px}
 @media (max-width:960px){.cols.three{grid-template-columns:repeat(2,1fr)}}
 @media (max-width:699px){main,header,footer{padding-left:16px;padding-right:16px}header{padding-top:30px}
@@ -124,41 +122,7 @@ section{padding-top:34px}
 .strip figure{flex:0 1 calc(50% - 9px)}.feature>figure{max-width:290px}
 th,td{padding:6px 10px}}
 @media (max-width:359px){.tiles{grid-template-columns:1fr}}
-@media (prefers-reduced-motion:reduce){html{scroll-behavior:auto}.circuit *{transition:none!important}}
-@media print{.scroll,.graph{overflow:visible}.circuit{min-width:0}.feature,figure,.tile{break-inside:avoid}}
+@media (prefers-reduced-motion:reduce){html{scroll-behavior:auto}}
+@media print{.scroll{overflow:visible}.feature,figure,.tile{break-inside:avoid}}
 """
-
-SCRIPT = """
-for (const svg of document.querySelectorAll('svg.circuit')) {
-  const nodes = new Map([...svg.querySelectorAll('.node')].map(n => [n.dataset.id, n]));
-  const edges = [...svg.querySelectorAll('.edge')];
-  const told = document.querySelector('.told'), silent = told.textContent;
-  let pinned = null;
-  const show = id => {
-    svg.classList.toggle('isolating', id !== null);
-    for (const e of [...nodes.values(), ...edges]) e.classList.remove('lit', 'chosen');
-    if (id === null) { told.textContent = silent; return; }
-    nodes.get(id).classList.add('lit', 'chosen');
-    const mine = edges.filter(e => e.dataset.source === id || e.dataset.target === id);
-    for (const e of mine) {
-      e.classList.add('lit');
-      nodes.get(e.dataset.source).classList.add('lit');
-      nodes.get(e.dataset.target).classList.add('lit');
-    }
-    const list = (end, other) => mine.filter(e => e.dataset[end] === id).reverse().slice(0, 4)
-      .map(e => e.dataset[other] + ' (' + e.dataset.weight + ')').join(', ') || 'none';
-    told.textContent = nodes.get(id).dataset.said + '. Strongest in: ' + list('target', 'source')
-      + '. Strongest out: ' + list('source', 'target') + '.';
-  };
-  const pin = id => { pinned = pinned === id ? null : id; show(pinned); };
-  for (const [id, node] of nodes) {
-    node.addEventListener('pointerenter', e => { if (e.pointerType === 'mouse') show(id); });
-    node.addEventListener('pointerleave', e => { if (e.pointerType === 'mouse') show(pinned); });
-    node.addEventListener('click', e => { e.stopPropagation(); pin(id); });
-    node.addEventListener('keydown', e => { if (e.key === 'Enter' || e.key === ' ') { e.preventDefault(); pin(id); }
- });
-  }
-  svg.addEventListener('click', () => { pinned = null; show(null); });
-  document.addEventListener('keydown', e => { if (e.key === 'Escape') { pinned = null; show(null); } });
-}
-"""
+)

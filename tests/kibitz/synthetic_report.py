@@ -113,13 +113,16 @@ def _feature(games: Any, rng: np.random.Generator, square: int) -> dict[str, Any
 def _circuit(games: Any, rng: np.random.Generator, count: int, edges: int) -> dict[str, Any]:
     nodes: dict[str, dict[str, Any]] = {}
     for site in SITES:
-        nodes[f"{site}/error"] = {"site": site, "feature": None, "label": "error", "f1": None}
+        nodes[f"{site}/error"] = {"site": site, "feature": None, "label": "error", "f1": None, "positions": []}
     while len(nodes) < count:
         site, feature = SITES[min(int(rng.gamma(3, 2.4)), 12)], int(rng.integers(1024))
         what = ("mine", "yours", "last move", "legal", "flipped")[int(rng.integers(5))]
         label = f"{what} {square_name(int(rng.integers(64)))}"
         f1 = float(rng.uniform(0.4, 0.99))
-        nodes[f"{site}/{feature}"] = {"site": site, "feature": feature, "label": label, "f1": f1}
+        shown = [_position(games, int(rng.integers(40)), 20) | {"activation": 3.5}]
+        nodes[f"{site}/{feature}"] = {
+            "site": site, "feature": feature, "label": label, "f1": f1, "positions": shown,
+        }  # fmt: skip
     drawn = [{"id": id_, "effect": float(rng.normal() * rng.lognormal(-1.5, 1)), **node} for id_, node in nodes.items()]
     order = {site: i for i, site in enumerate(SITES)}
     pairs = [(a, b) for a in drawn for b in drawn if 0 < order[b["site"]] - order[a["site"]] <= 3]
