@@ -127,7 +127,7 @@ def represent(
             at = (example[kept].numpy(), found.moves.feature.cpu()[kept].numpy())
             columns.append(sparse.csr_matrix((values[kept].double().numpy(), at), shape))  # sums what is at one place
         parts.append(sparse.hstack(columns, format="csr"))
-    return normalised(sparse.vstack(parts, format="csr"))
+    return normalised(sparse.csr_matrix(sparse.vstack(parts)))
 
 
 def projected_gradients(
@@ -138,7 +138,8 @@ def projected_gradients(
     Every weight is added, with a random sign, to one random dimension (Charikar et al. 2002, "Finding frequent items"):
     inner products are kept in expectation, and nothing of the size of all projections is stored.
     """
-    embeddings = {id(p) for m in (model.get_input_embeddings(), model.get_output_embeddings()) for p in m.parameters()}
+    ends = (model.get_input_embeddings(), model.get_output_embeddings())
+    embeddings = {id(p) for module in ends if module is not None for p in module.parameters()}
     weights = [p for p in model.parameters() if p.dim() > 1 and id(p) not in embeddings]
     random = torch.Generator().manual_seed(seed)
     places = [torch.randint(dimension, (w.numel(),), generator=random).to(w.device) for w in weights]

@@ -37,20 +37,19 @@ def cluster(rows: sparse.csr_matrix, count: int, how: How = "spectral", seed: in
     `spectral` works on angular similarity, 1 - acos(cosine) / pi, of all pairs: for some thousands of contexts.
     """
     sklearn = _sklearn()
-    if not 2 <= count <= rows.shape[0]:
-        raise ClusterError(f"{count} clusters of {rows.shape[0]} contexts: choose 2 to {rows.shape[0]}")
-    empty = int((rows.getnnz(axis=1) == 0).sum())
+    contexts = len(rows.indptr) - 1
+    if not 2 <= count <= contexts:
+        raise ClusterError(f"{count} clusters of {contexts} contexts: choose 2 to {contexts}")
+    empty = int((np.diff(rows.indptr) == 0).sum())
     if empty:
-        raise ClusterError(
-            f"{empty} of {rows.shape[0]} contexts have no active feature; take other dictionaries or sites"
-        )
+        raise ClusterError(f"{empty} of {contexts} contexts have no active feature; take other dictionaries or sites")
     if how == "spectral":
         cosine = np.clip((rows @ rows.T).toarray(), -1, 1)
         affinity = 1 - np.arccos(cosine) / np.pi
         model = sklearn.SpectralClustering(count, affinity="precomputed", n_init=30, random_state=seed)
         label = model.fit_predict(affinity)
     else:
-        label = sklearn.KMeans(count, n_init=10, random_state=seed).fit_predict(rows)
+        label = sklearn.KMeans(count, random_state=seed).fit_predict(rows)
     sizes = np.bincount(label, minlength=count)
     order = np.argsort(-sizes, kind="stable")
     label = np.argsort(order)[label]
@@ -58,7 +57,7 @@ def cluster(rows: sparse.csr_matrix, count: int, how: How = "spectral", seed: in
 
 
 def _centrality(rows: sparse.csr_matrix, label: Int[np.ndarray, " n"]) -> np.ndarray:
-    found = np.zeros(rows.shape[0])
+    found = np.zeros(len(label))
     for c in range(label.max() + 1):
         own = label == c
         mean = np.asarray(rows[own].mean(0)).ravel()

@@ -13,10 +13,6 @@ import tyro
 from circuits.audit import audit
 from circuits.curve_figures import draw_curves
 from circuits.curves import faithfulness_curves
-from circuits.labels import Label, Labels
-from circuits.page import Context, Contexts, write_page
-from circuits.picture import draw_svg
-from circuits.provenance import provenance
 from jaxtyping import Float
 from torch import Tensor
 
@@ -29,6 +25,10 @@ from circuits.circuit import Circuit, Node
 from circuits.circuit_files import save_circuit
 from circuits.discover import CircuitConfig, Discovery, find_circuit
 from circuits.faithfulness import faithfulness
+from circuits.labels import Label, Labels
+from circuits.page import Context, Contexts, write_page
+from circuits.picture import draw_svg
+from circuits.provenance import provenance
 from kibitz.circuit_problem import Problem, ProblemOptions
 from kibitz.runs import check_replaceable, run_folder
 from saes.files import write_json, write_text
@@ -142,7 +142,7 @@ def board_labels(problem: Problem, circuit: Circuit, games: int, seed: int) -> L
     """Features of an Othello model by the property that they match best on random games, with F1."""
     if not games:
         return {}
-    positions = Positions(random_games(games, stream("circuit names", seed)))
+    positions = Positions(random_games(games, stream("circuit_names", seed)))
     chosen = {site: nodes.features.unique() for site, nodes in circuit.chosen().items()}
     matches = match_features(problem.model, problem.dictionaries, chosen, positions)
     labels: dict[Node, Label] = {}

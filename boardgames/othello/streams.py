@@ -23,6 +23,8 @@ Use = Literal[
     "shift_ambiguous",
     "shift_balanced",
     "p_annealing",
+    "circuit",
+    "circuit_names",
 ]
 # 0 and 1 are those of the shipped model
 STREAMS: dict[Use, int] = {
@@ -40,6 +42,8 @@ STREAMS: dict[Use, int] = {
     "shift_ambiguous": 11,
     "shift_balanced": 12,
     "p_annealing": 13,
+    "circuit": 14,
+    "circuit_names": 15,
 }
 
 
