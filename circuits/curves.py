@@ -227,7 +227,7 @@ def _errors(space: Space, ranking: Ranking, size: int) -> int:
 def _areas(measured: Measured, names: Sequence[str], x: Sequence[float], total: float, axis: Axis) -> Areas:
     """Areas of the curve through some masks, with intervals from the resampled curves."""
     values, resampled = [measured.ratio(name) for name in names], measured.resampled(names)
-    finite = resampled if np.isfinite(resampled).all() else resampled[:0]
+    finite = resampled.tolist() if np.isfinite(resampled).all() else []
 
     def estimate(area: Any) -> Interval:
         found = np.array([area(x, row, total, axis=axis) for row in finite])

@@ -197,7 +197,7 @@ class EdgeAblation:
 
 
 def edge_masks(circuit: Circuit, model: PreTrainedModel) -> dict[tuple[Site, Site], Bool[Tensor, "down up"]]:
-    """The circuit's edges as [downstream, upstream] masks in the order of its nodes; MeasureError for one that skips."""
+    """The circuit's edges as [downstream, upstream] masks over its nodes; MeasureError for an edge that skips."""
     by_name = {site.name: site for site in circuit.sites}
     place = {
         node: i

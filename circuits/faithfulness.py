@@ -10,6 +10,7 @@ Sites without a dictionary, and those named `free`, are never replaced: they car
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -27,7 +28,7 @@ from circuits.held_out import MeasureError, check_apart
 from circuits.intervals import RESAMPLES, Interval, interval, resampled_means
 from circuits.metrics import Metric, measure
 from circuits.node_sets import Space
-from circuits.random_circuits import random_circuit
+from circuits.random_circuits import Draw, random_circuit
 from saes.sites import Site
 
 Values = Float[np.ndarray, " examples"]
@@ -115,7 +116,7 @@ class Evaluator:
 
 @dataclass(frozen=True)
 class Score:
-    """What one circuit keeps of the behaviour, its errors as nodes, all kept and all removed, and what is without it."""
+    """What a circuit keeps, with its errors as nodes, all kept and all removed; and what everything else keeps."""
 
     faithfulness: Interval
     errors_kept: Interval
@@ -219,18 +220,19 @@ def faithfulness(
     nodes = space.rows(kept)
     masks = variants("the circuit", lambda: kept)
     masks["errors"] = lambda: with_errors(keep_none(dictionaries, space.places), True)
-    kinds = {"uniform": [], "matched": []}
+    kinds: tuple[Draw, ...] = ("uniform", "matched")
     for kind in kinds:
         for i in range(random_circuits):
             drawn = random_circuit(kind, space, nodes, activity, [seed, i])
-            masks[f"{kind} {i}"] = lambda drawn=drawn: space.mask(drawn)
-            kinds[kind].append(f"{kind} {i}")
+            masks[f"{kind} {i}"] = partial(space.mask, drawn)
     measured = Evaluator(model, dictionaries, metric, to, free, batch_size).run(testing, masks)
+    random, matched = (tuple(measured.ratio(f"{kind} {i}") for i in range(random_circuits)) for kind in kinds)
     return Faithfulness(
         float(measured.model.mean()),
         float(measured.empty.mean()),
         Score.of(measured, "the circuit"),
         measured.estimate("errors"),
-        *(tuple(measured.ratio(name) for name in names) for names in kinds.values()),
+        random,
+        matched,
         len(testing),
     )

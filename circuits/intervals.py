@@ -1,13 +1,15 @@
-"""Bootstrap intervals over examples: prompts are the sampling units (Efron 1979, percentile intervals).
+"""Bootstrap intervals over examples: prompts are the sampling units (Efron 1979, percentile intervals); correlations.
 
 All values of one measurement are resampled with the same draws, so what is computed of several of them, such as a
 ratio or an area under a curve, keeps how they vary together.
 """
 
+import statistics
 from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float
+from numpy.typing import ArrayLike
 
 LEVEL = 0.95
 RESAMPLES = 1000
@@ -42,3 +44,11 @@ def interval(value: float, resampled: Float[np.ndarray, " resamples"]) -> Interv
         return Interval(float(value), None, None)
     low, high = np.quantile(resampled, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return Interval(float(value), float(low), float(high))
+
+
+def correlation(a: ArrayLike, b: ArrayLike) -> float | None:
+    """Pearson's, of ranks Spearman's; None for fewer than 3 pairs, or where one side is constant."""
+    both = np.array([a, b], dtype=np.float64)
+    if both.shape[1] < 3 or not np.ptp(both, axis=1).all():
+        return None
+    return statistics.correlation(*both.tolist())

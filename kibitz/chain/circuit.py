@@ -18,6 +18,7 @@ from circuits.discover import CircuitConfig, Discovery, find_circuit
 from circuits.examples import Examples
 from circuits.faithfulness import Faithfulness, faithfulness
 from circuits.feature_acts import Dictionaries
+from circuits.held_out import unseen
 from circuits.metrics import LogOdds
 from kibitz.chain.board import drawn_position
 
@@ -107,13 +108,15 @@ def explain(
     found = counterfactuals(2 * pairs, square_index(TARGET), DIRECTION, rng, first_ply=FIRST_PLY, last_ply=LAST_PLY)
     every = as_examples(found)
     finding, testing = every.take(torch.arange(pairs)), every.take(torch.arange(pairs, 2 * pairs))
+    testing = unseen(testing, finding)  # few moves: a pair can be drawn twice
     discovery = find_circuit(model, dictionaries, finding, LogOdds(), config)
     measured = faithfulness(
         model,
         dictionaries,
+        discovery.circuit.kept(dictionaries),
+        finding,
         testing,
         LogOdds(),
-        discovery.circuit.kept(dictionaries),
     )
     save_circuit(discovery.circuit, run / "circuit")
     explained = Explained(discovery, measured, {}, found, pairs)
