@@ -23,7 +23,8 @@ def draw_curves(curves: "Curves", path: Path, title: str = "") -> None:
         lines, colour = band.at_sizes(), COLOURS[band.kind]
         axes.fill_between(band.sizes, lines.min(0), lines.max(0), color=colour, alpha=0.25, linewidth=0)
         label = f"random, {band.kind} ({len(lines)} draws)"
-        axes.plot(band.sizes, lines.mean(0), color=colour, linewidth=1, label=label)
+        style = "--" if band.kind == "matched" else "-"  # they often lie on each other
+        axes.plot(band.sizes, lines.mean(0), style, color=colour, linewidth=1, label=label)
     if curves.neurons is not None:
         _line(axes, curves.neurons)
     axes.axhline(1, color="0.3", linewidth=0.6)

@@ -3,9 +3,10 @@
 An action moves every node of a group by a share t of the way to an end point, v <- v + t (end - v): *swap* goes to the
 patch prompt's value, *ablate* to zero (or a mean), *amplify* by a factor k, v <- k v, which is zero with t = 1 - k.
 
-Two predictions stand beside what is measured. *Linear* is t times the sum of the nodes' attribution-patching effects
-towards that end point, on the same examples. *Circuit* is t times the sum of the effects that the circuit reports, from
-the examples that found it; only for an action towards the end point that the circuit was found with.
+Two predictions stand beside what is measured. *Gradient* is t times the sum of the nodes' effects towards that end
+point, by gradients on the same examples: attribution patching, or integrated gradients (`method`), which is closer for
+large moves. *Circuit* is t times the sum of the effects that the circuit reports, from the examples that found it; only
+for an action towards the end point that the circuit was found with.
 
 What "moving a group" means where one node lies upstream of another:
 
@@ -26,7 +27,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from circuits.ablation import Kept, Mask, Replacement, replacements
-from circuits.attribution import counterfactual, node_effects, site_values
+from circuits.attribution import Method, counterfactual, node_effects, site_values
 from circuits.circuit import Circuit, Node
 from circuits.end_points import EndPoints, ToZero
 from circuits.examples import Examples
@@ -74,7 +75,7 @@ class Steered:
     nodes: tuple[str, ...]
     action: str
     measured: Interval
-    linear: float
+    gradient: float
     circuit: float | None
 
 
@@ -87,8 +88,8 @@ class Steering:
     examples: int
 
     @property
-    def linear_correlation(self) -> float | None:
-        return correlation([row.linear for row in self.rows], [row.measured.value for row in self.rows])
+    def gradient_correlation(self) -> float | None:
+        return correlation([row.gradient for row in self.rows], [row.measured.value for row in self.rows])
 
     @property
     def circuit_correlation(self) -> float | None:
@@ -97,15 +98,15 @@ class Steering:
 
     def table(self) -> str:
         """Nodes, action, predictions and what was measured, a line each."""
-        lines = [f"{'nodes':40s}{'action':>12s}{'circuit':>12s}{'linear':>12s}  measured"]
+        lines = [f"{'nodes':40s}{'action':>12s}{'circuit':>12s}{'gradient':>12s}  measured"]
         for row in self.rows:
             names = ", ".join(row.nodes[:2]) + (f" and {len(row.nodes) - 2} more" if len(row.nodes) > 2 else "")
             said = "-" if row.circuit is None else f"{row.circuit:.4g}"
-            lines.append(f"{names:40s}{row.action:>12s}{said:>12s}{row.linear:>12.4g}  {row.measured}")
+            lines.append(f"{names:40s}{row.action:>12s}{said:>12s}{row.gradient:>12.4g}  {row.measured}")
         return "\n".join(lines)
 
     def to_json(self) -> dict[str, Any]:
-        correlations = {"linear": self.linear_correlation, "circuit": self.circuit_correlation}
+        correlations = {"gradient": self.gradient_correlation, "circuit": self.circuit_correlation}
         return {**asdict(self), "correlation": correlations}
 
 
@@ -120,6 +121,8 @@ def steer(
     metric: Metric,
     *,
     how: How = "add",
+    method: Method = "attribution",
+    steps: int = 10,
     batch_size: int = 32,
 ) -> Steering:
     """Every action on every group of the circuit's nodes, a row each. `examples` should not be those that found it."""
@@ -138,25 +141,25 @@ def steer(
             ends = action.to(model, dictionaries, batch)
             states = replacements(dictionaries, ends)
             with torch.enable_grad():
-                effects = node_effects(model, dictionaries, batch, metric, ends, method="attribution")
+                effects = node_effects(model, dictionaries, batch, metric, ends, method=method, steps=steps)
             at_places = {s: e.at_places(batch.grouped, dictionaries[s].features) for s, e in effects.items()}
             for g, mask in enumerate(masks):
                 edits = _edits(dictionaries, mask, states, action.share, clean, batch.grouped, how)
                 moved = measure(model, metric, batch.clean, batch, edits) - base
-                linear = sum(
+                predicted = sum(
                     (at_places[s].acts * k.features.to(base.device)).sum((1, 2))
                     + (at_places[s].error * k.error.to(base.device)).sum(1)
                     for s, k in mask.items()
                 )
                 rows[g, a][0].append(moved.double().cpu().numpy())
-                rows[g, a][1].append(action.share * torch.as_tensor(linear).double().cpu().numpy())
+                rows[g, a][1].append(action.share * torch.as_tensor(predicted).double().cpu().numpy())
     found = []
-    for (g, a), (measured, linear) in rows.items():
+    for (g, a), (measured, predicted) in rows.items():
         group, action, values = groups[g], actions[a], np.concatenate(measured)
         said = action.share * sum(circuit.nodes[node] for node in group) if action.as_found else None
         moved = interval(values.mean(), resampled_means(values[None], RESAMPLES)[:, 0])
         names = tuple(map(str, group))
-        found.append(Steered(names, action.name, moved, float(np.concatenate(linear).mean()), said))
+        found.append(Steered(names, action.name, moved, float(np.concatenate(predicted).mean()), said))
     return Steering(tuple(found), how, len(examples))
 
 

@@ -12,6 +12,7 @@ from boardgames.othello.counterfactuals import Counterfactuals, counterfactuals
 from boardgames.othello.rules import replay, square_index
 from boardgames.othello.transcript import TOKEN_OF_SQUARE, to_tokens
 from boardgames.report import Positions
+from circuits.audit import audit_effects
 from circuits.circuit import Circuit
 from circuits.circuit_files import save_circuit
 from circuits.discover import CircuitConfig, Discovery, find_circuit
@@ -24,6 +25,7 @@ from kibitz.chain.board import drawn_position
 
 TARGET, DIRECTION = "b4", (1, 0)  # legal by flipping discs down the column b4-c4-d4-...
 FIRST_PLY, LAST_PLY = 3, 9  # few moves: a behaviour that a small model carries with few features
+AUDITED = 8  # pairs on which the circuit's effects are held against exact patching
 DRAWN_NODES, DRAWN_EDGES = 80, 250  # the strongest, for the picture
 
 
@@ -118,6 +120,12 @@ def explain(
         testing,
         LogOdds(),
     )
+    checked = audit_effects(
+        model, dictionaries, finding.take(torch.arange(min(AUDITED, pairs))), LogOdds(), config=config
+    )
+    print(checked.sentence())
+    provenance = {**discovery.circuit.provenance, "audit": checked.to_json()}
+    discovery = replace(discovery, circuit=replace(discovery.circuit, provenance=provenance))
     save_circuit(discovery.circuit, run / "circuit")
     explained = Explained(discovery, measured, {}, found, pairs)
     chosen = {site: nodes.features for site, nodes in explained.drawn().chosen().items()}

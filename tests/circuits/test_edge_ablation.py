@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
 
 from circuits.ablation import ablated_metric, keep_none, replacements
 from circuits.attribution import counterfactual, site_values
@@ -63,6 +64,22 @@ def test_all_edges_are_ablation_of_nodes(model, positions, share):
     torch.testing.assert_close(found, by_nodes(model, dictionaries, examples, circuit), rtol=0, atol=1e-9)
     if share == 1:
         torch.testing.assert_close(found, measure(model, METRIC, examples.clean, examples), rtol=0, atol=1e-9)
+
+
+def test_all_edges_where_attention_and_mlp_read_the_same_stream():
+    torch.manual_seed(0)
+    config = GPTNeoXConfig(
+        vocab_size=23, hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32,
+        max_position_embeddings=16, initializer_range=0.4, use_parallel_residual=True, attn_implementation="sdpa",
+        bos_token_id=None, eos_token_id=None,
+    )  # fmt: skip
+    model = GPTNeoXForCausalLM(config).double().eval().requires_grad_(False)
+    dictionaries, examples = dictionaries_for(model), pairs()
+    circuit = chosen_circuit(dictionaries, ("all",), 0.5)
+    edges = every_edge(circuit, model)
+    assert not any(u.site.startswith("attn") and d.site.startswith("mlp") for u, d in edges)
+    found = EdgeAblation(model, dictionaries, examples, METRIC, counterfactual).metric_of(with_edges(circuit, edges))
+    torch.testing.assert_close(found, by_nodes(model, dictionaries, examples, circuit), rtol=0, atol=1e-9)
 
 
 @pytest.mark.parametrize("to", [counterfactual, ToZero()])

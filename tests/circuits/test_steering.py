@@ -36,14 +36,14 @@ def test_predictions_are_exact_on_a_linear_model():
         found = steer(model, dictionaries, circuit, groups, actions, examples, METRIC, batch_size=2)
         assert len(found.rows) == 30
         for row in found.rows:
-            assert row.measured.value == pytest.approx(row.linear, abs=1e-9)
+            assert row.measured.value == pytest.approx(row.gradient, abs=1e-9)
             if row.action.startswith("swap"):
                 assert row.measured.value == pytest.approx(row.circuit, abs=1e-9)
             else:
                 assert row.circuit is None
             if row.action == "times 1":
                 assert row.measured.value == 0
-        assert found.linear_correlation == pytest.approx(1) and found.circuit_correlation == pytest.approx(1)
+        assert found.gradient_correlation == pytest.approx(1) and found.circuit_correlation == pytest.approx(1)
         assert max(abs(row.measured.value) for row in found.rows) > 0.1
 
 
@@ -74,7 +74,21 @@ def test_set_swaps_everything_into_the_patch_prompt_and_add_goes_too_far():
     for how, factor in (("set", 1), ("add", 2)):
         row = steer(model, dictionaries, circuit, [list(nodes)], [swap()], examples, METRIC, how=how).rows[0]
         assert row.measured.value == pytest.approx(factor * total, abs=1e-9)
-        assert row.linear == pytest.approx(2 * total, abs=1e-9)  # what flows through both counts twice
+        assert row.gradient == pytest.approx(2 * total, abs=1e-9)  # what flows through both counts twice
+
+
+def test_integrated_gradients_predict_large_moves_better():
+    model, examples = small_model(), pairs()
+    site = next(s for s in dictionaries_for(model) if s.name == "resid_0")
+    dictionaries = {site: dictionaries_for(model)[site]}
+    circuit = Circuit((site,), {Node(site.name, f): 0.0 for f in [*range(24), None]}, {}, {})
+    misses = []
+    for method in ("attribution", "ig"):
+        row = steer(
+            model, dictionaries, circuit, [list(circuit.nodes)], [swap()], examples, METRIC, method=method, steps=50
+        ).rows[0]
+        misses.append(abs(row.gradient - row.measured.value))
+    assert misses[1] < 1e-2 * abs(row.measured.value) < misses[0]  # a whole site moves on the path that is integrated
 
 
 def test_amplifying_is_multiplying():
@@ -100,7 +114,7 @@ def test_the_table_is_plain_and_bad_requests_are_refused():
     found = steer(model, dictionaries, circuit, [nodes[:3]], [swap(), amplify(2)], examples, METRIC)
     assert json.loads(json.dumps(found.to_json(), allow_nan=False))["rows"][0]["action"] == "swap"
     assert len(found.table().splitlines()) == 3 and "and 1 more" in found.table()
-    assert found.circuit_correlation is None and np.isfinite(found.rows[0].linear)
+    assert found.circuit_correlation is None and np.isfinite(found.rows[0].gradient)
     for groups, said in (([[]], "without nodes"), ([[Node("embed", 999)]], "embed/999 is not in the circuit")):
         with pytest.raises(MeasureError, match=said):
             steer(model, dictionaries, circuit, groups, [swap()], examples, METRIC)
