@@ -95,18 +95,7 @@ def find_circuit(
     measured: list[NodeEffects] = []
     sizes, gaps = Sizes(len(examples)), Gaps()
     for batch in tqdm(batches, desc="node effects", unit="batch", disable=not progress):
-        effects = node_effects(
-            model,
-            dictionaries,
-            batch,
-            metric,
-            to(model, dictionaries, batch),
-            method=config.method,
-            steps=config.steps,
-            rule=config.rule,
-            slope=config.slope,
-            totals=True,
-        )
+        effects = batch_effects(model, dictionaries, batch, metric, to, config, totals=True)
         for site, found in effects.items():
             sizes.add(site, found.at_places(batch.grouped, dictionaries[site].features))
             gaps.add(site, found.gap(), found.total)
@@ -128,6 +117,31 @@ def find_circuit(
     if config.search > 1:
         circuit = best_first(circuit, config.nodes)
     return Discovery(circuit.pruned(config.edges), sizes.means(), gaps.shares())
+
+
+def batch_effects(
+    model: PreTrainedModel,
+    dictionaries: Dictionaries,
+    batch: Examples,
+    metric: Metric,
+    to: EndPoints,
+    config: CircuitConfig,
+    *,
+    totals: bool = False,
+) -> NodeEffects:
+    """Node effects as a configuration asks for them; `totals` for the gaps."""
+    return node_effects(
+        model,
+        dictionaries,
+        batch,
+        metric,
+        to(model, dictionaries, batch),
+        method=config.method,
+        steps=config.steps,
+        rule=config.rule,
+        slope=config.slope,
+        totals=totals,
+    )
 
 
 class Gaps:

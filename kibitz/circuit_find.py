@@ -10,9 +10,6 @@ from typing import Any
 
 import torch
 import tyro
-from circuits.audit import audit
-from circuits.curve_figures import draw_curves
-from circuits.curves import faithfulness_curves
 from jaxtyping import Float
 from torch import Tensor
 
@@ -21,8 +18,11 @@ from boardgames.othello.rules import random_games
 from boardgames.othello.streams import stream
 from boardgames.report import Positions
 from circuits.attribution import site_values
+from circuits.audit import audit_effects
 from circuits.circuit import Circuit, Node
 from circuits.circuit_files import save_circuit
+from circuits.curve_figures import draw_curves
+from circuits.curves import faithfulness_curves
 from circuits.discover import CircuitConfig, Discovery, find_circuit
 from circuits.faithfulness import faithfulness
 from circuits.labels import Label, Labels
@@ -106,7 +106,7 @@ def measured(config: FindConfig, problem: Problem, discovery: Discovery, run: Pa
     }
     said = [score.sentence()]
     if config.audit:
-        audited = audit(
+        audited = audit_effects(
             model, dictionaries, problem.finding, problem.metric, problem.to, config.circuit,
             nodes=max(2, config.audit), seed=config.seed,
         )  # fmt: skip

@@ -14,12 +14,14 @@ from boardgames.othello.counterfactuals import Counterfactuals, counterfactuals
 from boardgames.othello.rules import replay, square_index
 from boardgames.othello.transcript import TOKEN_OF_SQUARE, to_tokens
 from boardgames.report import Positions, activations
+from circuits.audit import audit_effects
 from circuits.circuit import Circuit
 from circuits.circuit_files import save_circuit
 from circuits.discover import CircuitConfig, Discovery, find_circuit
 from circuits.examples import Examples
 from circuits.faithfulness import Faithfulness, faithfulness
 from circuits.feature_acts import Dictionaries
+from circuits.held_out import unseen
 from circuits.metrics import LogOdds
 from circuits.provenance import provenance
 from kibitz.chain.board import drawn_position, top_positions
@@ -27,6 +29,7 @@ from saes.sites import Site
 
 TARGET, DIRECTION = "b4", (1, 0)  # legal by flipping discs down the column b4-c4-d4-...
 FIRST_PLY, LAST_PLY = 3, 9  # few moves: a behaviour that a small model carries with few features
+AUDITED = 8  # pairs on which the circuit's effects are held against exact patching
 DRAWN_NODES, DRAWN_EDGES = 80, 250  # the strongest, for the picture
 SHOWN_GAMES, SHOWN_POSITIONS = 200, 2  # where a node's most active positions are looked for, and how many are shown
 
@@ -115,15 +118,21 @@ def explain(
     found = counterfactuals(2 * pairs, square_index(TARGET), DIRECTION, rng, first_ply=FIRST_PLY, last_ply=LAST_PLY)
     every = as_examples(found)
     finding, testing = every.take(torch.arange(pairs)), every.take(torch.arange(pairs, 2 * pairs))
+    testing = unseen(testing, finding)  # few moves: a pair can be drawn twice
     discovery = find_circuit(model, dictionaries, finding, LogOdds(), config)
     measured = faithfulness(
         model,
         dictionaries,
+        discovery.circuit.kept(dictionaries),
+        finding,
         testing,
         LogOdds(),
-        discovery.circuit.kept(dictionaries),
     )
-    said = provenance(model, dictionaries, finding, LogOdds(), config)
+    checked = audit_effects(
+        model, dictionaries, finding.take(torch.arange(min(AUDITED, pairs))), LogOdds(), config=config
+    )
+    print(checked.sentence())
+    said = {**provenance(model, dictionaries, finding, LogOdds(), config), "audit": checked.to_json()}
     discovery = replace(discovery, circuit=discovery.circuit.with_provenance(said))
     save_circuit(discovery.circuit, run / "circuit")
     explained = Explained(discovery, measured, {}, {}, found, pairs)

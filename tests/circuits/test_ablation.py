@@ -80,7 +80,9 @@ def test_everything_is_faithful_and_nothing_is_not(case):
     model, dictionaries, examples = case
 
     def measured(kept):
-        return faithfulness(model, dictionaries, examples, LogitDifference(), kept, random_circuits=2)
+        return faithfulness(
+            model, dictionaries, kept, examples, examples, LogitDifference(), random_circuits=2, overlap=True
+        )
 
     whole, none = measured(keep_all(dictionaries)), measured(keep_none(dictionaries))
     assert whole.faithfulness == pytest.approx(1, abs=1e-9) and whole.completeness == pytest.approx(0, abs=1e-9)
