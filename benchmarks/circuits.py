@@ -230,8 +230,8 @@ def main(case: Case) -> None:
     per_node, mine = sum(r["seconds_per_node"] for r in slow) / max(len(slow), 1), first.edge_seconds / first.backwards
     print(
         f"edges of one downstream node from one site: {mine:.4f} CPU s, reference {per_node:.2f}, "
-        f"{per_node / mine:.0f} times as long; all {first.backwards} in {first.edge_seconds:.1f} CPU s, the reference's "
-        f"would take {per_node * first.backwards:.0f}"
+        f"{per_node / mine:.0f} times as long; all {first.backwards} in {first.edge_seconds:.1f} CPU s, the "
+        f"reference's would take {per_node * first.backwards:.0f}"
     )
     if case.json is not None:
         write_json(

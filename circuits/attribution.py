@@ -86,7 +86,7 @@ def counterfactual(
 ) -> dict[Site, Float[Tensor, "batch length d"]]:
     """The sites' tensors on the patch prompts."""
     if examples.patch is None:
-        raise ValueError("these examples have no patch prompts: give an end point (circuits.baselines)")
+        raise ValueError("these examples have no patch prompts: give an end point (circuits.end_points)")
     return site_values(model, list(dictionaries), examples.patch)
 
 
