@@ -165,4 +165,5 @@ def as_examples(pairs: Counterfactuals) -> Examples:
     length = int(pairs.ply.max()) + 1
     clean, patch = (torch.from_numpy(to_tokens(moves[:, :length])) for moves in (pairs.clean, pairs.patch))
     answer = torch.full((len(pairs),), int(TOKEN_OF_SQUARE[pairs.target]))
-    return Examples(clean, patch, torch.from_numpy(pairs.ply), {"answer": answer})
+    ply = torch.from_numpy(pairs.ply)
+    return Examples(clean, patch, ply, {"answer": answer}, lengths=ply + 1)
