@@ -132,7 +132,7 @@ def board_truth(contexts: Contexts) -> dict[str, np.ndarray]:
     moves[:, : examples.clean.shape[1]] = from_tokens(examples.clean.numpy())
     moves[np.arange(MAX_PLIES) > ply[:, None]] = NO_MOVE
     games, at = replay(moves), (np.arange(len(moves)), ply)
-    answer = from_tokens(examples.fields["answer"].numpy())
+    answer = SQUARE_OF_TOKEN[examples.fields["answer"].numpy()]
     white = games.next_mover[at] == WHITE
     own = np.where(white, games.white[at], games.black[at])
     other = np.where(white, games.black[at], games.white[at])

@@ -61,8 +61,8 @@ class RunConfig(MaterialOptions, StackOptions, WatchOptions):
         MaterialOptions.__post_init__(self)
         StackOptions.__post_init__(self)
         WatchOptions.__post_init__(self)
-        if self.board_every and (self.corpus is not None or self.activations is not None):
-            raise ValueError("--board-every is for games as the corpus: leave out --corpus and --activations")
+        if self.board_every and not self.board_games and (self.corpus is not None or self.activations is not None):
+            raise ValueError("--board-every needs games: give --board-games, or leave out --corpus and --activations")
         for name in ("save_every", "keep", "log_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}: choose 1 or more")

@@ -12,12 +12,13 @@ from boardgames.lm import game_of
 from boardgames.othello.rules import MAX_PLIES, NO_MOVE
 from boardgames.othello.transcript import CONTEXT, from_tokens
 from boardgames.scoreboard import Scoreboard
+from boardgames.token_files import Game
 from boardgames.watch import Watch, best_so_far
-from kibitz.board_games import Splits, label_splits
+from kibitz.board_games import Splits, label_splits, open_games
 from kibitz.material import Material, ModelMaterial
+from saes.files import FileError
 from saes.recorder import Recorder, Silent
 
-GROUP = LOW_LEVEL["othello"]
 FOLDER = "best"  # in a run's folder
 _LEAST_GAMES = 20  # of a half: a label needs its true positives from ten
 
@@ -31,23 +32,34 @@ class WatchOptions:
     """How often boards are scored, and what is kept."""
 
     board_every: int = 0
-    """with games as the corpus: steps between scores of the board, on the games of --held-out-tokens; 0: never"""
+    """steps between scores of the board, on the games of --held-out-tokens where games are the corpus; 0: never"""
+    board_games: tuple[Path, ...] = ()
+    """with --board-every: files of games to score on instead, of Othello or chess, whatever the corpus is"""
+    board_split: int = 200
+    """of --board-games: games each to choose features with and to score on"""
     keep_best: Literal["coverage", "reconstruction", "none"] = "coverage"
     """with --board-every: keep each dictionary as it was at the step where it scored best, in the run's best/"""
 
     def __post_init__(self) -> None:
         if self.board_every < 0:
             raise ValueError(f"board_every is {self.board_every}: choose 1 or more, or 0 for never")
+        if self.board_games and not self.board_every:
+            raise ValueError("--board-games are scored every so many steps: give --board-every")
+        if self.board_split < _LEAST_GAMES:
+            raise ValueError(f"board_split is {self.board_split}: choose {_LEAST_GAMES} or more")
 
     def watch(self, material: Material, run: Path, members: Sequence[str], recorder: Recorder | None) -> Watch | None:
         """None where nothing is watched. `recorder`: None on ranks other than the first."""
         if not self.board_every:
             return None
+        game = _game_of(material)
         if recorder is None:
-            return Watch(None, GROUP, Silent())
+            return Watch(None, LOW_LEVEL[game], Silent())
         folder = None if self.keep_best == "none" else run / FOLDER
         metric = "coverage" if self.keep_best == "none" else self.keep_best
-        return Watch(_board(material), GROUP, recorder, folder=folder, metric=metric, members=members)
+        splits = _of_files(self, game) if self.board_games else _kept_apart(material)
+        board = _board(material, game, splits)
+        return Watch(board, LOW_LEVEL[game], recorder, folder=folder, metric=metric, members=members)
 
     def said(self, run: Path) -> str:
         """A line for each dictionary that was kept; nothing where none was."""
@@ -59,10 +71,25 @@ class WatchOptions:
         return "\n".join([f"Best by {self.keep_best}, in {FOLDER}/:", *lines]) if lines else ""
 
 
-def _board(material: Material) -> Scoreboard:
-    """Half of the games that are kept apart to choose on, half to score on; no resamples."""
-    if not isinstance(material, ModelMaterial) or game_of(material.model.config.vocab_size) != "othello":
-        raise WatchError("--board-every scores boards of Othello, and the model does not play it; leave it out")
+def _game_of(material: Material) -> Game:
+    """What the model plays; WatchError where there is no model, or one of no game."""
+    if not isinstance(material, ModelMaterial):
+        raise WatchError("--board-every runs the model on games, and these activations come from disk; leave it out")
+    try:
+        return game_of(material.model.config.vocab_size)
+    except FileError:
+        raise WatchError("--board-every scores boards, and the model plays neither Othello nor chess") from None
+
+
+def _of_files(options: WatchOptions, game: Game) -> Splits:
+    return open_games(game, options.board_games, options.board_split, parts=False)
+
+
+def _kept_apart(material: Material) -> Splits:
+    """Half of the games that are kept apart to choose on, half to score on."""
+    assert isinstance(material, ModelMaterial)
+    if _game_of(material) != "othello":
+        raise WatchError("--board-every needs games of chess to score on: name files with --board-games")
     count = len(material.held_out) // 2
     if count < _LEAST_GAMES:
         raise WatchError(
@@ -71,6 +98,12 @@ def _board(material: Material) -> Scoreboard:
         )
     moves = np.full((2 * count, MAX_PLIES), NO_MOVE, np.uint8)
     moves[:, :CONTEXT] = from_tokens(material.held_out[: 2 * count].numpy())
-    groups = {GROUP: groups_of("othello")[GROUP]}
-    games = label_splits(Splits(moves[:count], moves[count:], (), "games kept apart"), "othello", groups)
+    return Splits(moves[:count], moves[count:], (), "games kept apart")
+
+
+def _board(material: Material, game: Game, splits: Splits) -> Scoreboard:
+    """Of the board's own properties, without resamples."""
+    assert isinstance(material, ModelMaterial)
+    group = LOW_LEVEL[game]
+    games = label_splits(splits, game, {group: groups_of(game)[group]})
     return Scoreboard(material.model, list(material.widths), games.selection, games.scoring, resampled=0)

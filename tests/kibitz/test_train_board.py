@@ -6,15 +6,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from transformers import GPT2Config, GPT2LMHeadModel
 
+from boardgames.chess.transcript import encode
 from boardgames.othello.rules import random_games
 from boardgames.watch import best_so_far
 from kibitz import material
 from kibitz.train import RunConfig, run_train
 from saes.checkpoint import load_dictionary
 from saes.files import read_state
+from saes.models import save_model
 from saes.recorder import read_records
 from saes.run_checkpoints import Checkpoints
+from tests.kibitz.test_board import chess_games
 from tests.saes.models_for_tests import tiny
 
 MEMBERS = {f"resid_0/coefficient-{c}_seed-0" for c in ("0.02", "0.1")}
@@ -124,8 +128,10 @@ def test_nothing_is_kept_where_nothing_is_asked_for(config):
     ("changed", "said"),
     [
         ({"board_every": -1}, "board_every is -1"),
-        ({"corpus": "t.txt"}, "--board-every is for games"),
-        ({"activations": Path("a")}, "--board-every is for games"),
+        ({"corpus": "t.txt"}, "--board-every needs games"),
+        ({"activations": Path("a")}, "--board-every needs games"),
+        ({"board_every": 0, "board_games": (Path("g.csv"),)}, "give --board-every"),
+        ({"board_split": 5}, "board_split is 5"),
         ({"held_out_tokens": 500}, "needs 40 games kept apart, and there are 9"),
     ],
 )
@@ -134,8 +140,35 @@ def test_runs_without_boards_are_refused(config, changed, said):
         run_train(replace(config, **changed))
 
 
+def test_chess_on_games_of_a_file(config, tmp_path):
+    shape = GPT2Config(
+        vocab_size=32, n_positions=256, n_embd=16, n_layer=1, n_head=2, bos_token_id=None, eos_token_id=None
+    )
+    torch.manual_seed(0)
+    save_model(GPT2LMHeadModel(shape), tmp_path / "lm")
+    games = chess_games(60)
+    (tmp_path / "games.txt").write_text("\n".join(games) + "\n")
+    np.save(tmp_path / "rows.npy", np.repeat(encode(games)[:, :64], 20, axis=0).astype(np.uint8))
+    chess = replace(
+        config,
+        model=str(tmp_path / "lm"),
+        corpus=str(tmp_path / "rows.npy"),
+        context=64,
+        held_out_tokens=500,
+        board_every=20,
+        board_games=(tmp_path / "games.txt",),
+        board_split=25,
+    )
+    assert "coverage 0." in run_train(chess)
+    assert set(best_so_far(chess.out / "best")) == MEMBERS
+    with pytest.raises(ValueError, match="--board-every needs games"):
+        replace(chess, board_games=())
+
+
 def test_a_model_of_something_else_is_refused(config, tmp_path):
     tiny("gpt2").save_pretrained(tmp_path / "lm")
     np.savez(tmp_path / "games.npz", moves=random_games(300, np.random.default_rng(0)))
-    with pytest.raises(ValueError, match="97 tokens are the vocabulary of no game"):
+    with pytest.raises(
+        ValueError, match="the model plays neither Othello nor chess|97 tokens are the vocabulary of no game"
+    ):
         run_train(replace(config, model=str(tmp_path / "lm"), games=tmp_path / "games.npz"))
