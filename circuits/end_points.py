@@ -6,6 +6,7 @@ b_dec, neurons at zero leave nothing. So single prompts move to a mean by defaul
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from hashlib import sha256
 from typing import Literal
 
 import torch
@@ -75,7 +76,8 @@ class ToOther:
         others = (~own).nonzero().flatten()
         if not len(others):
             raise ValueError("resampling needs prompts that differ from the example")
-        random = torch.Generator().manual_seed(hash((self.seed, *row.tolist())) % 2**63)
+        digest = sha256(repr((self.seed, row.tolist())).encode()).digest()
+        random = torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
         return int(others[torch.randint(len(others), (1,), generator=random)])
 
 

@@ -3,6 +3,7 @@
 One forward pass of that block alone, from the cached stream before it; many cotangents go back as one batch.
 """
 
+from contextlib import nullcontext
 from typing import Literal
 
 import torch
@@ -12,11 +13,14 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import PreTrainedModel
 
 from circuits.examples import Examples
+from circuits.frozen import Recording
 from circuits.suffix import frozen, skipping
 from saes.families import Block, blocks
 from saes.sites import Edit, Site, capture, intervene
 
-Derivative = Literal["full"]
+Derivative = Literal["full", "frozen"]
+"""through everything, or with attention patterns and the scales of norms held as they are at the clean prompt, as
+attribution graphs have it: another method, whose edges do not add up to the effects of nodes"""
 
 
 class BlockPaths:
@@ -41,8 +45,10 @@ class BlockPaths:
         index = blocks(model).index(block)
         edits: dict[Site, Edit] = {block.before: lambda _: before}
         tokens = examples.clean.to(model.device)
+        held = Recording([]) if derivative == "frozen" else nullcontext()
         # the fused attention kernels have no batched backward pass
         with (
+            held,
             sdpa_kernel(SDPBackend.MATH),
             frozen(model),
             skipping(model, index),

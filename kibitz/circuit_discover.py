@@ -7,8 +7,6 @@ from typing import Any
 
 import numpy as np
 import tyro
-from circuits.page import write_page
-from circuits.provenance import provenance
 
 from boardgames.dictionaries import OTHELLO_DICTIONARIES
 from boardgames.othello.rules import MAX_PLIES, NO_MOVE, WHITE, flips_by_direction, replay, square_name
@@ -20,6 +18,8 @@ from circuits.discover import CircuitConfig, find_circuit
 from circuits.end_points import end_points
 from circuits.feature_acts import Dictionaries
 from circuits.metrics import LogProbability
+from circuits.page import write_page
+from circuits.provenance import provenance
 from kibitz.behaviour_page import Behaviour, write_list
 from kibitz.circuit_find import DRAWN_EDGES, DRAWN_NODES
 from kibitz.circuit_problem import ProblemError, open_dictionaries

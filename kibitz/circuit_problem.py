@@ -12,7 +12,6 @@ from typing import Literal
 
 import torch
 import tyro
-from circuits.held_out import unseen
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from boardgames.dictionaries import OTHELLO_DICTIONARIES
@@ -24,6 +23,7 @@ from boardgames.othello.transcript import SQUARE_OF_TOKEN, GamesError
 from circuits.end_points import EndPoints, Name, end_points
 from circuits.examples import Examples
 from circuits.feature_acts import Dictionaries
+from circuits.held_out import unseen
 from circuits.metrics import METRICS, Metric, with_reference
 from circuits.pair_set import Pairs
 from circuits.pairs import Reading, read_pairs
@@ -140,7 +140,7 @@ class ProblemOptions:
 
     def _examples(self, model: PreTrainedModel) -> "tuple[Examples, Examples, str, Words]":
         if self.pairs is None:
-            return self._games()
+            return self._games(model)
         tokenizer = load_tokenizer(self.model or str(OTHELLO_GPT))
         pairs = read_pairs(self.pairs, tokenizer, Reading(bos=self.bos, unequal=self.unequal))
         pairs = replace(pairs, pairs=pairs.pairs[: self.count])
@@ -161,9 +161,9 @@ class ProblemOptions:
         made = part.examples(own, explain=self.explain, several=several)
         return made.by_position() if self.places == "each" else made
 
-    def _games(self) -> "tuple[Examples, Examples, str, Words]":
+    def _games(self, model: PreTrainedModel) -> "tuple[Examples, Examples, str, Words]":
         assert self.square is not None and self.line is not None
-        if self.model is not None and load_model(self.model).config.vocab_size != len(SQUARE_OF_TOKEN):
+        if model.config.vocab_size != len(SQUARE_OF_TOKEN):
             raise GamesError(f"{self.model}: is no model of Othello; give --pairs")
         drawn = counterfactuals(
             self.count, square_index(self.square), LINES[self.line], stream("circuit", self.seed),

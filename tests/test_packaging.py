@@ -87,6 +87,7 @@ def third_party_imports(paths: list[Path]) -> set[str]:
         *MAY_IMPORT,
         "tests",
         "boardgame_sweep",
+        "check_golden",
         "golden",
         "replicate_boardgames",
         *(path.stem for path in paths),

@@ -6,6 +6,7 @@ import torch
 from circuits.attribution import node_effects
 from circuits.edges import Chosen, edge_effects
 from circuits.feature_acts import states_of
+from circuits.frozen import Recording, Replaying
 from circuits.metrics import LogitDifference
 from saes.families import blocks
 from saes.sites import capture, intervene
@@ -72,6 +73,40 @@ def test_edges_through_attention_and_mlp_equal_finite_differences(case, path):
         )
         assert expected.abs().max() > 1e-4
         torch.testing.assert_close(edges[up, down][:, column], expected, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("end", ["attn", "mlp"])
+def test_frozen_edges_are_exact_where_patterns_and_scales_are_held(case, end):
+    """Attention is then affine: a whole move gives the edge, whatever its size. MLPs keep their activation function."""
+    model, examples, dictionaries, _, every = case
+    nodes = node_effects(model, dictionaries, examples, LogitDifference(), steps=3, slope="clean")
+    frozen = edge_effects(model, dictionaries, examples, nodes, every, derivative="frozen")
+    full = edge_effects(model, dictionaries, examples, nodes, every)
+    block = blocks(model)[1]
+    up, down = block.before, getattr(block, end)
+    assert (frozen[up, down] - full[up, down]).abs().max() > 1e-3 * full[up, down].abs().max()
+    torch.testing.assert_close(frozen[up, block.resid], full[up, block.resid])  # nothing to hold in between
+    record, tokens, size = [], examples.clean, 1.0 if end == "attn" else 1e-6
+    with Recording(record), capture(model, [up, block.attn, down], stop_after=False) as clean:
+        model(input_ids=tokens)
+    column = int(frozen[up, down][:, :-1].abs().sum(0).argmax())
+    states = [states_of(model, {up: dictionaries[up]}, t)[up] for t in (examples.clean, examples.patch)]
+    step = (states[1] - states[0]).acts[..., column, None] * dictionaries[up].W_dec[column]
+
+    def moved(sign):
+        edits = {up: lambda x: x + sign * size * step}
+        if end == "mlp":
+            edits[block.attn] = lambda _: clean[block.attn]
+        with Replaying(record), intervene(model, edits), capture(model, [down]) as values:
+            model(input_ids=tokens)
+        return values[down]
+
+    change = (moved(1) - moved(-1)) / (2 * size)
+    dictionary, gradient = dictionaries[down], nodes[down].gradient
+    slope = dictionary.activation_slope(dictionary.pre_activation(clean[down]))
+    features = slope * (change @ dictionary.encoder_rows(torch.arange(24)).T)
+    expected = ((gradient @ dictionary.W_dec.T) * features).sum(1).mean(0)
+    torch.testing.assert_close(frozen[up, down][:-1, column], expected, rtol=1e-6, atol=1e-9)
 
 
 def test_chosen_nodes_give_the_same_numbers_as_all(case):

@@ -1,10 +1,7 @@
 """scripts/check_golden.py eap-ig and peap: the references are met, damaged copies are not, and in one sentence."""
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from functools import reduce
 from pathlib import Path
 
@@ -13,14 +10,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from saes.files import FileError
+from tests.golden_for_tests import check_golden
 
 ROOT = Path(__file__).resolve().parents[2]
-
-
-def run(kind, folder):
-    command = [sys.executable, str(ROOT / "scripts" / "check_golden.py"), kind, str(folder)]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
 
 
 @pytest.fixture
@@ -47,7 +39,7 @@ def failed(text):
 
 @pytest.mark.parametrize(("kind", "rows"), [("eap-ig", 45), ("peap", 35)])
 def test_the_references_are_met(shared, kind, rows):
-    result = run(kind, shared / "golden" / kind.replace("-", "_"))
+    result = check_golden(kind, shared / "golden" / kind.replace("-", "_"))
     assert result.returncode == 0, result.stdout + result.stderr
     assert len(result.stdout.splitlines()) > rows and not failed(result.stdout)
     for wrong in ("EAP_mean_BUGGY", "(MLPs)") if kind == "eap-ig" else ("metric_per_example",):
@@ -207,5 +199,5 @@ def test_a_damaged_folder_of_spans_is_told_in_one_sentence(copied, checks, damag
 
 @pytest.mark.parametrize("kind", ["eap-ig", "peap"])
 def test_the_script_ends_with_one_sentence_for_a_folder_without_a_reference(tmp_path, kind):
-    result = run(kind, tmp_path)
+    result = check_golden(kind, tmp_path)
     assert result.returncode == 1 and result.stderr.count("\n") == 1 and "name a folder of" in result.stderr

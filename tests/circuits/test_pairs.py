@@ -335,8 +335,10 @@ def test_effects_on_a_padded_batch_are_those_of_each_example_alone(tmp_path):
         assert alone.clean.shape[1] == together.lengths[i]
         one = node_effects(model, dictionaries, alone, metric, steps=4)
         for site in dictionaries:
-            padded = whole.effects[site].joined()[i]
-            torch.testing.assert_close(padded[: together.lengths[i]], one.effects[site].joined()[0], rtol=0, atol=1e-12)
+            padded = whole[site].dense(24).joined()[i]
+            torch.testing.assert_close(
+                padded[: together.lengths[i]], one[site].dense(24).joined()[0], rtol=0, atol=1e-12
+            )
             assert not padded[together.lengths[i] :].any()
         own = measure(model, metric, alone.patch, alone) - measure(model, metric, alone.clean, alone)
         torch.testing.assert_close(change[i : i + 1], own, rtol=0, atol=1e-12)

@@ -467,15 +467,15 @@ def test_effects_summed_over_spans_are_those_of_each_example_alone(tmp_path):
     assert examples.lengths.tolist() == [6, 7]
     model = small_model()
     dictionaries = dictionaries_for(model)
-    effects = node_effects(model, dictionaries, examples, LogitDifference(), steps=3).effects
+    effects = node_effects(model, dictionaries, examples, LogitDifference(), steps=3)
     for i, row in enumerate(ROWS):
         alone = read_pairs(lines(tmp_path / str(i), [row]), tokenizer).examples()
-        own = node_effects(model, dictionaries, alone, LogitDifference(), steps=3).effects
+        own = node_effects(model, dictionaries, alone, LogitDifference(), steps=3)
         for site in dictionaries:
-            sums = examples.grouped.sum(effects[site].joined())[i]
+            sums = effects[site].at_places(examples.grouped, 24).joined()[i]
             for j in range(len(schema.names)):
                 start, end = schema.starts[i, j : j + 2].tolist()
-                expected = own[site].joined()[0, start:end].sum(0)
+                expected = own[site].dense(24).joined()[0, start:end].sum(0)
                 torch.testing.assert_close(sums[j], expected, rtol=0, atol=1e-12)
 
 

@@ -2,19 +2,12 @@
 
 import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file, save_file
 
-SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "check_golden.py"
-
-
-def check(*arguments: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, str(SCRIPT), *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True)
+from tests.golden_for_tests import check_golden
 
 
 @pytest.fixture
@@ -24,7 +17,7 @@ def references(shared: Path) -> Path:
 
 @pytest.mark.slow
 def test_every_case_is_within_its_limits(references):
-    done = check("dictionary-learning", references)
+    done = check_golden("dictionary-learning", references)
     assert done.returncode == 0 and "all within their limits" in done.stdout, done.stdout + done.stderr
     assert "FAILED" not in done.stdout and "nan" not in done.stdout
     for case in references.glob("*/config.json"):
@@ -53,7 +46,7 @@ def test_a_reference_that_is_a_little_different_is_not_met(case, key, said, refe
     outputs = load_file(folder / "outputs.safetensors")
     outputs[key] = outputs[key] * 1.0001
     save_file(outputs, folder / "outputs.safetensors")
-    done = check("dictionary-learning", folder)
+    done = check_golden("dictionary-learning", folder)
     assert done.returncode == 1, done.stdout + done.stderr
     failed = [line.split(":")[0] for line in done.stdout.splitlines() if "FAILED" in line]
     assert failed == [f"  FAILED  {said}"]
@@ -65,7 +58,7 @@ def test_a_chaotic_case_is_held_to_single_steps(references, tmp_path):
     (key,) = [key for key in stored if key.endswith("grad.encoder.weight") and "052" in key]
     stored[key] = stored[key] * 1.05
     save_file(stored, folder / "restarts.safetensors")
-    done = check("dictionary-learning", folder)
+    done = check_golden("dictionary-learning", folder)
     assert done.returncode == 1 and "FAILED  gradient W_enc" in done.stdout, done.stdout + done.stderr
 
 
@@ -91,7 +84,7 @@ def unknown_trainer(folder: Path) -> None:
 def test_a_broken_reference_is_one_sentence(damage, said, references, tmp_path):
     folder = copied("standard", references, tmp_path)
     damage(folder)
-    done = check("dictionary-learning", folder)
+    done = check_golden("dictionary-learning", folder)
     assert done.returncode == 1 and said in done.stderr, done.stderr
     assert "Traceback" not in done.stderr and len(done.stderr.strip().splitlines()) == 1
 
@@ -101,5 +94,5 @@ def test_a_folder_without_a_case_and_another_reference_are_refused(tmp_path):
         (("dictionary-learning", tmp_path), "holds no case"),
         (("sae-lens", tmp_path), "no reference 'sae-lens'"),
     ):
-        done = check(*arguments)
+        done = check_golden(*arguments)
         assert done.returncode == 1 and said in done.stderr
