@@ -6,18 +6,18 @@ from pathlib import Path
 from typing import Any, Literal
 
 import tyro
+
 from circuits.algebra import Compared, diff
+from circuits.circuit import Circuit, CircuitError
+from circuits.circuit_files import load_circuit
 from circuits.curve_figures import draw_curves
 from circuits.curves import CurveConfig, faithfulness_curves
+from circuits.discover import CircuitConfig
 from circuits.export import to_dot, to_graphml, to_viewer_json
+from circuits.faithfulness import faithfulness
 from circuits.page import write_page
 from circuits.picture import draw_svg
 from circuits.provenance import check_dictionaries
-
-from circuits.circuit import Circuit, CircuitError
-from circuits.circuit_files import load_circuit
-from circuits.discover import CircuitConfig
-from circuits.faithfulness import faithfulness
 from circuits.viewer_json import write_viewer
 from kibitz.circuit_find import DRAWN_EDGES, DRAWN_NODES
 from kibitz.circuit_problem import ProblemOptions

@@ -112,7 +112,7 @@ def _check_restart(folder: Path, config: Mapping[str, Any], restart: Mapping[str
     names = [name for name, _ in trainer.stack.named_parameters()]
     gradients = dict(zip(names, torch.autograd.grad(loss.total.sum(), list(trainer.stack.parameters())), strict=True))
     case = f"{config['case']} step {step}"
-    yield Check(case, "loss", abs(float(loss.total) - restart["loss"]) / abs(restart["loss"]), 1e-6)
+    yield Check(case, "loss", abs(float(loss.total.detach()) - restart["loss"]) / abs(restart["loss"]), 1e-6)
     for key, theirs in parameters_of(_strip(stored, "grad.")).items():
         yield Check(case, f"gradient {key}", _relative(gradients[key][0], theirs), 2e-2)
     trainer.step(batch)
