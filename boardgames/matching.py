@@ -62,8 +62,12 @@ def match_features(
     dictionaries: Mapping[Site, Dictionary],
     features: Mapping[Site, Int[Tensor, " chosen"]],
     positions: Positions,
+    labels: Labels | None = None,
 ) -> dict[tuple[str, int], Match]:
-    """Name chosen features of several sites, keyed by (site name, feature), from one pass over the positions."""
+    """Name chosen features of several sites, keyed by (site name, feature), from one pass over the positions.
+
+    `labels`: the properties to choose from, by default everything that a square can be.
+    """
     wanted = {site: index for site, index in features.items() if len(index)}
     if not wanted:
         return {}
@@ -75,7 +79,7 @@ def match_features(
         start += len(rows)
         for site, index in wanted.items():
             parts[site].append(dictionaries[site].encode_chosen(values[site][rows], index).cpu())
-    labels = positions.everything
+    labels = positions.everything if labels is None else labels
     named: dict[tuple[str, int], Match] = {}
     for site, index in wanted.items():
         acts = torch.cat(parts[site])

@@ -25,6 +25,7 @@ Use = Literal[
     "p_annealing",
     "circuit",
     "circuit_names",
+    "circuit_truth",
 ]
 # 0 and 1 are those of the shipped model
 STREAMS: dict[Use, int] = {
@@ -44,6 +45,7 @@ STREAMS: dict[Use, int] = {
     "p_annealing": 13,
     "circuit": 14,
     "circuit_names": 15,
+    "circuit_truth": 16,
 }
 
 
