@@ -10,8 +10,10 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from saes.files import FileError, write_text
+from saes.files import FileError, read_json, write_text
 
+HELD_OUT = 2000
+"""sentences"""
 WORDS = range(4, 41)
 """of a sentence"""
 _BREAK = re.compile(r"(?<=[.!?])[\"']?\s+")
@@ -62,9 +64,17 @@ _FILES = {
 }
 
 
-def write_sentences(folder: Path, seed: int, out: Path) -> int:
-    """A text file of shuffled sentences, one a line; how many."""
+def write_sentences(folder: Path, seed: int, out: Path, held_out: Path) -> None:
+    """A text file of shuffled sentences, one a line, and the last HELD_OUT of them in a file of their own."""
     sentences = public_sentences(folder)
     random.Random(seed).shuffle(sentences)
+    write_text(held_out, "\n".join(sentences[-HELD_OUT:]) + "\n")
     write_text(out, "\n".join(sentences) + "\n")
-    return len(sentences)
+
+
+def check_unread(activations: Path, sentences: Path) -> None:
+    """FileError if a folder of activations read the sentences that are held out, which stand last."""
+    read = read_json(activations / "index.json")["shards"][-1]["end"]["source"]["document"]
+    there = len(sentences.read_text(encoding="utf-8").splitlines())
+    if read > there - HELD_OUT:
+        raise FileError(f"{activations}: {read} of {there} sentences were read, and the last {HELD_OUT} are held out")
