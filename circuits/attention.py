@@ -70,9 +70,18 @@ def _ungroup(model: PreTrainedModel, family: Family, queries: int, keys: int) ->
                 raise SiteError(f"{name}: cannot ungroup a {type(module).__name__}; grouped heads need a Linear")
             letters = [letter for letter in "qkv" if getattr(row, letter) == path]
             setattr(attention, name.rpartition(".")[2], _repeated(module, letters, queries, keys))
+        _repeat_norm(attention, queries, keys)
         attention.num_key_value_groups = 1  # type: ignore[assignment]  # plain attributes of transformers' modules
         if hasattr(attention, "num_key_value_heads"):
             attention.num_key_value_heads = queries  # type: ignore[assignment]
+
+
+def _repeat_norm(attention: nn.Module, queries: int, keys: int) -> None:
+    """Repeat the weights of a norm over all keys together (OLMo 2); its mean is the same over repeated heads."""
+    over_queries, over_keys = (getattr(getattr(attention, f"{c}_norm", None), "weight", None) for c in "qk")
+    if over_queries is not None and over_keys is not None and len(over_queries) * keys == len(over_keys) * queries:
+        by_head = over_keys.detach().unflatten(0, (keys, -1)).repeat_interleave(queries // keys, 0)
+        attention.get_submodule("k_norm").weight = nn.Parameter(by_head.flatten(), requires_grad=False)
 
 
 def _repeated(module: nn.Linear, letters: list[str], queries: int, keys: int) -> nn.Linear:
