@@ -11,7 +11,7 @@ With one score changed, z'' - z = w (v[u] - z[d]), w = A (e^delta - 1) / (1 + A 
 Gradients are those of the clean prompt.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -21,7 +21,7 @@ from torch import Tensor
 
 from circuits.attention import attending
 from circuits.component_gradients import gradients
-from circuits.component_states import ComponentStates, end_points, read_states
+from circuits.component_states import ComponentStates, End, end_points, mean_states, read_states
 from circuits.components import ComponentError, Components
 from circuits.eap import Tally, tally_edges
 from circuits.examples import Examples
@@ -49,13 +49,28 @@ class SpanScores:
 
 @dataclass(frozen=True)
 class Attention:
-    """One block's attention: queries and keys as they are multiplied, values, pattern, and the scale of the scores."""
+    """One block's attention: queries and keys as they are multiplied, values, pattern, and the scale of the scores.
+
+    A mean has a batch axis of 1; its pattern is the mean of patterns.
+    """
 
     q: Float[Tensor, "batch heads length d_head"]
     k: Float[Tensor, "batch heads length d_head"]
     v: Float[Tensor, "batch heads length d_head"]
     pattern: Float[Tensor, "batch heads length length"]
     scale: float
+
+    def map(self, function: Callable[[Tensor], Tensor]) -> "Attention":
+        return Attention(function(self.q), function(self.k), function(self.v), function(self.pattern), self.scale)
+
+    def combine(self, other: "Attention", function: Callable[[Tensor, Tensor], Tensor]) -> "Attention":
+        ours, theirs = (self.q, self.k, self.v, self.pattern), (other.q, other.k, other.v, other.pattern)
+        return Attention(*(function(a, b) for a, b in zip(ours, theirs, strict=True)), self.scale)
+
+    def cut(self, length: int) -> "Attention":
+        """The first positions."""
+        q, k, v = (x[..., :length, :] for x in (self.q, self.k, self.v))
+        return Attention(q, k, v, self.pattern[..., :length, :length], self.scale)
 
 
 def attention_paths(graph: Components) -> list[str]:
@@ -86,20 +101,57 @@ def read_attention(graph: Components, tokens: Tensor) -> list[Attention]:
     return [seen[path] for path in paths]
 
 
+def both_ends(
+    graph: Components, examples: Examples, end: End, reference: Examples | None, batch_size: int
+) -> tuple[Callable[[Examples], ComponentStates], Callable[[Examples], list[Attention] | None]]:
+    """What components, and what queries, keys, values and patterns are moved to, for batches of examples; None is zero.
+
+    A mean is over the clean prompts of `reference` (by default the examples), position by position.
+    """
+    if end != "mean" or reference is None:
+        reference = examples
+    if not len(reference):
+        raise ComponentError("no examples to take a mean over: give at least one")
+    states = end_points(graph, examples, mean_states(graph, reference, batch_size) if end == "mean" else end)
+    if end == "mean":
+        mean = _mean_attention(graph, reference, batch_size)
+        return states, lambda batch: [block.cut(batch.clean.shape[1]) for block in mean]
+    return (
+        states,
+        lambda batch: read_attention(graph, batch.patch) if end == "patch" and batch.patch is not None else None,
+    )
+
+
+def _mean_attention(graph: Components, examples: Examples, batch_size: int) -> list[Attention]:
+    total: list[Attention] = []
+    for batch in examples.batches(batch_size):
+        mask = batch.mask()[:, None, :, None]
+        part = [
+            block.map(lambda x, m=mask: (x * m.to(x)).sum(0, keepdim=True))
+            for block in read_attention(graph, batch.clean)
+        ]
+        total = [a.combine(b, torch.add) for a, b in zip(total, part, strict=True)] if total else part
+    count = examples.mask().sum(0).clamp_min(1)[:, None]
+    return [block.map(lambda x: x / count.to(x)) for block in total]
+
+
 def span_scores(
     graph: Components,
     examples: Examples,
     metric: Metric,
     reductions: Sequence[Reduction] = ("sum",),
     *,
-    end: Literal["patch", "zero"] = "patch",
+    end: End = "patch",
+    reference: Examples | None = None,
     batch_size: int = 16,
 ) -> dict[Reduction, SpanScores]:
     """Signed scores (but for magnitudes) of all edges between the places of the examples, which are the spans.
 
-    `graph` is made with open_attention=True. `end`: the counterfactual, or zero for every source, query, key and value.
+    `graph` is made with open_attention=True. `end`, for every source, query, key and value: the counterfactual, zero,
+    or the mean over the clean prompts of `reference` (by default the examples) at the same position.
     """
-    ends, names = end_points(graph, examples, end, batch_size), examples.grouped.names
+    ends, far = both_ends(graph, examples, end, reference, batch_size)
+    names = examples.grouped.names
     within: dict[str, Tensor] = {}
     crossing: dict[str, Tensor] = {}
     for batch in examples.batches(batch_size):
@@ -107,7 +159,7 @@ def span_scores(
         tallies = _tallies(graph, batch, clean, reductions, len(examples))
         every = [tally for pair in tallies.values() for tally in pair]
         tally_edges(graph, batch, metric, clean, ends(batch), every, method="eap", steps=1, rule="midpoint")
-        across = _crossing(graph, batch, metric, end, reductions)
+        across = _crossing(graph, batch, metric, far(batch), reductions)
         for name, (spans, prompt) in tallies.items():
             both = torch.cat([spans.values, prompt.values])
             within[name] = within[name] + both if name in within else both
@@ -140,11 +192,10 @@ def _tallies(
 
 
 def _crossing(
-    graph: Components, batch: Examples, metric: Metric, end: str, reductions: Sequence[Reduction]
+    graph: Components, batch: Examples, metric: Metric, far: list[Attention] | None, reductions: Sequence[Reduction]
 ) -> Mapping[str, Float[Tensor, "layers letters heads spans spans"]]:
     """Sums over the examples of a batch."""
     clean = read_attention(graph, batch.clean)
-    far = read_attention(graph, batch.patch) if end == "patch" and batch.patch is not None else None
     sites = [layer.heads.z for layer in graph.layers if layer.heads]
     _, found = gradients(graph, metric, batch.clean, batch, sites)
     spans = torch.nn.functional.one_hot(batch.grouped.index + 1, len(batch.grouped) + 1)[..., 1:].to(clean[0].v)
