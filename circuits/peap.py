@@ -64,8 +64,8 @@ class Attention:
         return Attention(function(self.q), function(self.k), function(self.v), function(self.pattern), self.scale)
 
     def combine(self, other: "Attention", function: Callable[[Tensor, Tensor], Tensor]) -> "Attention":
-        ours, theirs = (self.q, self.k, self.v, self.pattern), (other.q, other.k, other.v, other.pattern)
-        return Attention(*(function(a, b) for a, b in zip(ours, theirs, strict=True)), self.scale)
+        q, k, v = (function(a, b) for a, b in ((self.q, other.q), (self.k, other.k), (self.v, other.v)))
+        return Attention(q, k, v, function(self.pattern, other.pattern), self.scale)
 
     def cut(self, length: int) -> "Attention":
         """The first positions."""
