@@ -106,6 +106,11 @@ def test_every_family_has_heads_and_whole_layers(kind):
     assert hook_count(model) == 0
 
 
+@pytest.mark.parametrize("kind", ["gemma3_text", "olmo2"])
+def test_heads_behind_a_norm_are_described_in_bfloat16_too(kind):
+    assert Components.of(tiny(kind).to(torch.bfloat16)).per_layer == 2
+
+
 def test_a_bias_that_goes_through_the_norm_behind_attention_is_refused():
     model = tiny("gemma2")
     model.model.layers[1].self_attn.o_proj.bias = torch.nn.Parameter(torch.ones(16))
