@@ -118,6 +118,11 @@ def attending(model: PreTrainedModel, heads: Mapping[str, Attend]) -> Iterator[N
             _watched.pop(module, None)
 
 
+def capped(scores: Tensor, cap: float | None) -> Tensor:
+    """Scores that approach ±cap smoothly (Gemma 2); None: as they are."""
+    return scores if cap is None else cap * (scores / cap).tanh()
+
+
 def _attend(
     module: nn.Module,
     query: Tensor,
@@ -125,14 +130,15 @@ def _attend(
     value: Tensor,
     attention_mask: Tensor | None,
     scaling: float | None = None,
+    softcap: float | None = None,
     **options: Any,
 ) -> tuple[Tensor, Tensor]:
     """Attention by transformers' interface, in the model's own dtype: [batch, heads, length, d_head] -> heads third."""
-    unknown = [name for name in ("softcap", "s_aux", "position_bias") if options.get(name) is not None]
+    unknown = [name for name in ("s_aux", "position_bias") if options.get(name) is not None]
     if unknown:
         raise SiteError(f"{type(module).__name__}: attention with {', '.join(unknown)} cannot be opened")
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    scores = query @ key.transpose(-1, -2) * scale
+    scores = capped(query @ key.transpose(-1, -2) * scale, softcap)
     pattern = (scores if attention_mask is None else scores + attention_mask).softmax(-1)
     watched = _watched.get(module)
     heads = pattern @ value if watched is None else watched(query, key, value, pattern, scale)

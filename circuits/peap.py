@@ -12,14 +12,14 @@ Gradients are those of the clean prompt.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from circuits.attention import attending
+from circuits.attention import attending, capped
 from circuits.component_gradients import gradients
 from circuits.component_states import ComponentStates, End, end_points, mean_states, read_states
 from circuits.components import ComponentError, Components
@@ -49,7 +49,7 @@ class SpanScores:
 
 @dataclass(frozen=True)
 class Attention:
-    """One block's attention: queries and keys as they are multiplied, values, pattern, and the scale of the scores.
+    """One block's attention: queries and keys as they are multiplied, values, pattern, scale and cap of the scores.
 
     A mean has a batch axis of 1; its pattern is the mean of patterns.
     """
@@ -59,18 +59,20 @@ class Attention:
     v: Float[Tensor, "batch heads length d_head"]
     pattern: Float[Tensor, "batch heads length length"]
     scale: float
+    cap: float | None = None
 
     def map(self, function: Callable[[Tensor], Tensor]) -> "Attention":
-        return Attention(function(self.q), function(self.k), function(self.v), function(self.pattern), self.scale)
+        q, k, v = function(self.q), function(self.k), function(self.v)
+        return replace(self, q=q, k=k, v=v, pattern=function(self.pattern))
 
     def combine(self, other: "Attention", function: Callable[[Tensor, Tensor], Tensor]) -> "Attention":
         q, k, v = (function(a, b) for a, b in ((self.q, other.q), (self.k, other.k), (self.v, other.v)))
-        return Attention(q, k, v, function(self.pattern, other.pattern), self.scale)
+        return replace(self, q=q, k=k, v=v, pattern=function(self.pattern, other.pattern))
 
     def cut(self, length: int) -> "Attention":
         """The first positions."""
         q, k, v = (x[..., :length, :] for x in (self.q, self.k, self.v))
-        return Attention(q, k, v, self.pattern[..., :length, :length], self.scale)
+        return replace(self, q=q, k=k, v=v, pattern=self.pattern[..., :length, :length])
 
 
 def attention_paths(graph: Components) -> list[str]:
@@ -84,10 +86,11 @@ def attention_paths(graph: Components) -> list[str]:
 def read_attention(graph: Components, tokens: Tensor) -> list[Attention]:
     """Queries, keys, values and patterns of every block on an unmodified forward pass."""
     seen: dict[str, Attention] = {}
+    cap = getattr(graph.model.config.get_text_config(), "attn_logit_softcapping", None)
 
     def watch(path: str):
         def attend(q: Tensor, k: Tensor, v: Tensor, pattern: Tensor, scale: float) -> Tensor:
-            seen[path] = Attention(q, k, v, pattern, scale)
+            seen[path] = Attention(q, k, v, pattern, scale, cap)
             return pattern @ v
 
         return attend
@@ -222,13 +225,18 @@ def _exchanged(
     here: Attention, far: Attention | None, gradient: Float[Tensor, "batch heads length d_head"]
 ) -> Float[Tensor, "letters batch heads d u"]:
     """Effects of one query, key or value replaced for one pair of positions; `far` None means zero."""
-    q, k, v = (0.0, 0.0, 0.0) if far is None else (far.q, far.k, far.v)
+    far = here.map(torch.zeros_like) if far is None else far
     # g . (v[u] - z[d]) for every pair
     lift = gradient @ here.v.transpose(-1, -2) - (gradient * (here.pattern @ here.v)).sum(-1, keepdim=True)
-    by_query = (q - here.q) @ here.k.transpose(-1, -2) * here.scale
-    by_key = here.q @ (k - here.k).transpose(-1, -2) * here.scale
-    by_value = here.pattern * (gradient @ (v - here.v).transpose(-1, -2))
+    by_query, by_key = (
+        _score(here, a, b) - _score(here, here.q, here.k) for a, b in ((far.q, here.k), (here.q, far.k))
+    )
+    by_value = here.pattern * (gradient @ (far.v - here.v).transpose(-1, -2))
     return torch.stack([_weight(here.pattern, by_query) * lift, _weight(here.pattern, by_key) * lift, by_value])
+
+
+def _score(here: Attention, q: Tensor, k: Tensor) -> Float[Tensor, "batch heads d u"]:
+    return capped(q @ k.transpose(-1, -2) * here.scale, here.cap)
 
 
 def _weight(pattern: Tensor, delta: Tensor) -> Tensor:

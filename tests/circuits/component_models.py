@@ -33,13 +33,13 @@ class PlainRMSNorm(torch.nn.Module):
 def _grouped(kind, layers):
     shape = {**_SHAPE, "num_hidden_layers": layers, "num_attention_heads": 4, "num_key_value_heads": 2}
     shape |= {"intermediate_size": 24, "pad_token_id": 0, "initializer_range": 0.4}
-    if kind == "llama":
+    if kind == "llama grouped":
         return LlamaForCausalLM(LlamaConfig(**shape, head_dim=6))
-    if kind == "olmo2":
+    if kind == "olmo2 grouped":
         return Olmo2ForCausalLM(Olmo2Config(**shape))
-    capped = {"attn_logit_softcapping": None, "final_logit_softcapping": None}
+    capped = {"attn_logit_softcapping": 1.5 if kind.endswith("capped") else None, "final_logit_softcapping": None}
     model = Gemma2ForCausalLM(Gemma2Config(**shape, **capped, head_dim=6, query_pre_attn_scalar=6))
-    model.config._attn_implementation = "sdpa"  # its own takes the softmax in float32
+    model.config._attn_implementation = "sdpa"  # its own takes the softmax in float32; this knows no caps
     return model
 
 
@@ -52,7 +52,7 @@ def component_model(kind, layers=2):
         config = GPTNeoXConfig(**shape, use_parallel_residual=kind.endswith("parallel"), initializer_range=0.4)
         model = GPTNeoXForCausalLM(config).double()
     else:
-        model = _grouped(kind.split()[0], layers).double()
+        model = _grouped(kind, layers).double()
         for path, module in list(model.named_modules()):
             if path.endswith("norm"):
                 offset = 1.0 if kind.startswith("gemma") else 0.0  # Gemma's norms multiply by 1 + weight

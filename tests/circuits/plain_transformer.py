@@ -125,7 +125,9 @@ def run(model, tokens, add=None, change=None, attend=None):
         for h in range(len(out)):
             q, k, v = (side[h] for side in every)
             q, k = rotated(q, config), rotated(k, config)
-            pattern = (q @ k.transpose(-1, -2) / q.shape[-1] ** 0.5 + causal).softmax(-1)
+            scores = q @ k.transpose(-1, -2) / q.shape[-1] ** 0.5
+            cap = getattr(config, "attn_logit_softcapping", None)
+            pattern = ((cap * (scores / cap).tanh() if cap else scores) + causal).softmax(-1)
             name = f"a{i}.h{h}"
             heads[name] = (pattern @ v if attend is None else attend(name, pattern, v)) @ out[h]
             written[f"{name}:attention"] = (q, k, v, pattern)

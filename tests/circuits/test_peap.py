@@ -49,6 +49,11 @@ def crossing_by_hand(model, examples, end):
     with torch.no_grad():
         clean, patch = run(model, examples.clean)[1], run(model, examples.patch)[1]
     layers, heads = model.config.num_hidden_layers, len(layout(model, 0)[4])
+    most = getattr(model.config, "attn_logit_softcapping", None)
+
+    def cap(scores):
+        return most * (scores / most).tanh() if most else scores
+
     batch, length = examples.clean.shape
     outputs = {}
 
@@ -68,11 +73,11 @@ def crossing_by_hand(model, examples, end):
         z = pattern @ v
         for b in range(batch):
             for d in range(length):
-                scores = torch.stack([q[b, d] @ k[b, u] * scale for u in range(d + 1)])
+                scores = cap(torch.stack([q[b, d] @ k[b, u] * scale for u in range(d + 1)]))
                 for u in range(d + 1):
                     by_query, by_key = scores.clone(), scores.clone()
-                    by_query[u] = q2[b, d] @ k[b, u] * scale
-                    by_key[u] = q[b, d] @ k2[b, u] * scale
+                    by_query[u] = cap(q2[b, d] @ k[b, u] * scale)
+                    by_key[u] = cap(q[b, d] @ k2[b, u] * scale)
                     made[i, 0, h, b, d, u] = g[b, d] @ (by_query.softmax(0) @ v[b, : d + 1] - z[b, d])
                     made[i, 1, h, b, d, u] = g[b, d] @ (by_key.softmax(0) @ v[b, : d + 1] - z[b, d])
                     made[i, 2, h, b, d, u] = g[b, d] @ (pattern[b, d, u] * (v2[b, u] - v[b, u]))
@@ -81,7 +86,12 @@ def crossing_by_hand(model, examples, end):
 
 @pytest.mark.parametrize(
     ("kind", "end"),
-    [*((kind, end) for kind in KINDS for end in ("patch", "zero")), ("gpt2", "mean"), ("llama grouped", "mean")],
+    [
+        *((kind, end) for kind in KINDS for end in ("patch", "zero")),
+        ("gpt2", "mean"),
+        ("llama grouped", "mean"),
+        ("gemma2 grouped capped", "patch"),
+    ],
 )
 def test_crossing_edges_are_their_definition(kind, end):
     model, examples = component_model(kind), in_spans(uneven())
@@ -228,7 +238,7 @@ def test_sizes_count_edges_between_positions():
     assert circuit.size(graph, lengths).tolist() == [27 + 18] and circuit.edges(graph) == 4
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", (*KINDS, "gemma2 grouped capped"))
 def test_everything_is_the_model_and_nothing_the_counterfactual(kind):
     graph, examples = Components.of(component_model(kind), open_attention=True), in_spans(uneven())
     assert examples.patch is not None
