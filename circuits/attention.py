@@ -70,9 +70,18 @@ def _ungroup(model: PreTrainedModel, family: Family, queries: int, keys: int) ->
                 raise SiteError(f"{name}: cannot ungroup a {type(module).__name__}; grouped heads need a Linear")
             letters = [letter for letter in "qkv" if getattr(row, letter) == path]
             setattr(attention, name.rpartition(".")[2], _repeated(module, letters, queries, keys))
+        _repeat_norm(attention, queries, keys)
         attention.num_key_value_groups = 1  # type: ignore[assignment]  # plain attributes of transformers' modules
         if hasattr(attention, "num_key_value_heads"):
             attention.num_key_value_heads = queries  # type: ignore[assignment]
+
+
+def _repeat_norm(attention: nn.Module, queries: int, keys: int) -> None:
+    """Repeat the weights of a norm over all keys together (OLMo 2); its mean is the same over repeated heads."""
+    over_queries, over_keys = (getattr(getattr(attention, f"{c}_norm", None), "weight", None) for c in "qk")
+    if over_queries is not None and over_keys is not None and len(over_queries) * keys == len(over_keys) * queries:
+        by_head = over_keys.detach().unflatten(0, (keys, -1)).repeat_interleave(queries // keys, 0)
+        attention.get_submodule("k_norm").weight = nn.Parameter(by_head.flatten(), requires_grad=False)
 
 
 def _repeated(module: nn.Linear, letters: list[str], queries: int, keys: int) -> nn.Linear:
@@ -109,6 +118,11 @@ def attending(model: PreTrainedModel, heads: Mapping[str, Attend]) -> Iterator[N
             _watched.pop(module, None)
 
 
+def capped(scores: Tensor, cap: float | None) -> Tensor:
+    """Scores that approach ±cap smoothly (Gemma 2); None: as they are."""
+    return scores if cap is None else cap * (scores / cap).tanh()
+
+
 def _attend(
     module: nn.Module,
     query: Tensor,
@@ -116,14 +130,15 @@ def _attend(
     value: Tensor,
     attention_mask: Tensor | None,
     scaling: float | None = None,
+    softcap: float | None = None,
     **options: Any,
 ) -> tuple[Tensor, Tensor]:
     """Attention by transformers' interface, in the model's own dtype: [batch, heads, length, d_head] -> heads third."""
-    unknown = [name for name in ("softcap", "s_aux", "position_bias") if options.get(name) is not None]
+    unknown = [name for name in ("s_aux", "position_bias") if options.get(name) is not None]
     if unknown:
         raise SiteError(f"{type(module).__name__}: attention with {', '.join(unknown)} cannot be opened")
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    scores = query @ key.transpose(-1, -2) * scale
+    scores = capped(query @ key.transpose(-1, -2) * scale, softcap)
     pattern = (scores if attention_mask is None else scores + attention_mask).softmax(-1)
     watched = _watched.get(module)
     heads = pattern @ value if watched is None else watched(query, key, value, pattern, scale)

@@ -8,8 +8,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from circuits.component_states import ComponentStates, as_site, source_sites
-from circuits.components import ComponentError, Components
+from circuits.component_states import ComponentStates, Nodes
+from circuits.components import ComponentError
 from circuits.examples import Examples
 from circuits.metrics import Metric, measure
 from saes.sites import Edit, Site, intervene
@@ -41,7 +41,7 @@ def fractions(steps: int, rule: Rule) -> list[float]:
 
 
 def passes(
-    graph: Components,
+    nodes: Nodes,
     metric: Metric,
     batch: Examples,
     clean: ComponentStates,
@@ -57,29 +57,37 @@ def passes(
     `eap`: the gradient on the clean prompt. `clean-corrupted`: the mean of that and of the counterfactual prompt.
     `ig-inputs`: the input embedding moves to its end point, the rest of the model follows. `ig-activations`: every
     layer output (all heads together) moves on its own, one after the other, and all these passes are averaged; as in
-    the original a moved output passes no gradient on to what lies before it, so early edges come out small.
+    the original a moved output passes no gradient on to what lies before it, so early edges come out small. Nodes that
+    are whole sites (`alone`) take the gradient of their own pass instead: what the steps give is the site's effect.
     """
     sites = list(sites)
     if method == "eap":
-        yield Pass(*gradients(graph, metric, batch.clean, batch, sites), 1, 1.0)
+        yield Pass(*gradients(nodes, metric, batch.clean, batch, sites), 1, 1.0)
     elif method == "clean-corrupted":
         if batch.patch is None:
             raise ComponentError("clean-corrupted needs a counterfactual prompt for every example")
         for tokens in (batch.clean, batch.patch):
-            yield Pass(*gradients(graph, metric, tokens, batch, sites), 1, 0.5)
+            yield Pass(*gradients(nodes, metric, tokens, batch, sites), 1, 0.5)
     elif method in ("ig-inputs", "ig-activations"):
-        moved = [graph.input] if method == "ig-inputs" else source_sites(graph)
-        repeated = batch.repeat(steps)
-        for index, site in enumerate(moved):
-            points = _line(_source(clean, index), _source(end, index), fractions(steps, rule), index)
-            edits: dict[Site, Edit] = {site: lambda _, p=points: p}
-            yield Pass(*gradients(graph, metric, repeated.clean, repeated, sites, edits), steps, 1 / len(moved))
+        moved = range(1) if method == "ig-inputs" else [i for i, count in enumerate(nodes.counts) if count]
+        own = method == "ig-activations" and nodes.alone
+        change, repeated = end - clean, batch.repeat(steps)
+        alphas = torch.tensor(fractions(steps, rule), dtype=clean.input.dtype, device=clean.input.device)
+        for index in moved:
+            site, whole = nodes.written[index], nodes.write_all(index, change.parts[index])
+            points = (alphas[:, None, None, None] * whole).flatten(0, 1)
+            # nothing before the site is moved, so what is there is the clean value; it takes no gradient further back
+            edits: dict[Site, Edit] = {site: lambda x, p=points: x.detach() + p}
+            values, found = gradients(nodes, metric, repeated.clean, repeated, sites, edits)
+            if own:
+                found = {site: found[site]} if site in found else {}
+            yield Pass(values, found, steps, 1.0 if own else 1 / len(moved))
     else:
         raise ComponentError(f"method {method!r}: choose eap, ig-inputs, ig-activations or clean-corrupted")
 
 
 def gradients(
-    graph: Components,
+    nodes: Nodes,
     metric: Metric,
     tokens: Int[Tensor, "batch length"],
     examples: Examples,
@@ -101,21 +109,9 @@ def gradients(
 
         return tap
 
-    taps = {site: keep(site) for site in (graph.input, *sites)}
-    with torch.enable_grad(), intervene(graph.model, edits or {}):
-        total = measure(graph.model, metric, tokens, examples, taps).sum()
+    taps = {site: keep(site) for site in (nodes.sites[0], *sites)}
+    with torch.enable_grad(), intervene(nodes.model, edits or {}):
+        total = measure(nodes.model, metric, tokens, examples, taps).sum()
         found = torch.autograd.grad(total, list(seen.values()), allow_unused=True)
     values = {site: x.detach() for site, x in seen.items()}
     return values, {site: g for site, g in zip(seen, found, strict=True) if g is not None}
-
-
-def _source(states: ComponentStates, index: int) -> Tensor:
-    if index == 0:
-        return states.input
-    return (states.attn if index % 2 else states.mlp)[(index - 1) // 2]
-
-
-def _line(start: Tensor, end: Tensor, alphas: list[float], index: int) -> Float[Tensor, "rows length width"]:
-    start, end = as_site(index, start), as_site(index, end)
-    alpha = torch.tensor(alphas, dtype=start.dtype, device=start.device)[:, None, None, None]
-    return (start + alpha * (end - start)).flatten(0, 1)

@@ -1,37 +1,33 @@
 """Scores of components as nodes, and of the single dimensions of what they write ("neurons" in EAP-IG's language).
 
 The score of a node is the effect on the metric of its whole output moving to the end point, through every reader:
-<change, gradient at the output>. (The original takes the gradient at an MLP's *input* instead.)
+<change, gradient at the output>. (The original takes the gradient at an MLP's *input* instead.) Nodes that are whole
+sites, the residual stream and hidden layers (circuits/site_nodes.py), are scored by the same functions.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from circuits.component_gradients import Method, Pass, Rule, passes
-from circuits.component_states import (
-    ComponentStates,
-    End,
-    as_site,
-    as_source,
-    end_points,
-    expand,
-    read_states,
-    source_sites,
-)
-from circuits.components import Components
+from circuits.component_states import ComponentStates, End, Nodes, end_points, expand, read_states
+from circuits.components import ComponentError
 from circuits.eap import ROOM
 from circuits.examples import Examples
 from circuits.metrics import Metric, measure
 from saes.sites import Edit, Site
 
+_WHOLE = -1  # in the place of a dimension
+
 
 @dataclass(frozen=True)
 class ComponentScores:
-    """Scores of all sources by dimension of the residual stream, means over examples."""
+    """Scores of all sources by dimension of what they write, means over examples.
+
+    Of components and the residual stream d is the stream's width; of hidden layers a dimension is a neuron.
+    """
 
     dimensions: Float[Tensor, "places sources d"]
     places: tuple[str, ...]
@@ -44,7 +40,7 @@ class ComponentScores:
 
 
 def component_scores(
-    graph: Components,
+    nodes: Nodes,
     examples: Examples,
     metric: Metric,
     *,
@@ -58,77 +54,114 @@ def component_scores(
 
     EAP-IG's own end points are rule="left" for nodes, with either kind of path.
     """
-    ends, places = end_points(graph, examples, end, batch_size), examples.grouped
-    total: Tensor = torch.zeros(len(places) + 1, len(graph.sources), graph.width)
-    sites = [graph.input] + [site for layer in graph.layers for site in (layer.attn, layer.mlp)]
+    ends, places = end_points(nodes, examples, end, batch_size), examples.grouped
+    total: Tensor = torch.zeros(len(places) + 1, len(nodes.sources), nodes.width)
     for batch in examples.batches(batch_size):
-        clean = read_states(graph, batch.clean)
-        change = (ends(batch) - clean).map(lambda x: x.flatten(0, 1))
+        clean, far = read_states(nodes, batch.clean), ends(batch)
+        change = (far - clean).map(lambda x: x.flatten(0, 1))
         total = total.to(clean.input)
         index = batch.grouped.index.flatten().to(total.device) % (len(places) + 1)
-        for one in passes(graph, metric, batch, clean, ends(batch), sites, method=method, steps=steps, rule=rule):
-            _add(graph, change, one, sites, index, total)
-    return ComponentScores(total[:-1].cpu() / len(examples), places.names, graph.sources)
+        for one in passes(nodes, metric, batch, clean, far, nodes.written, method=method, steps=steps, rule=rule):
+            _add(nodes, change, one, index, total)
+    return ComponentScores(total[:-1].cpu() / len(examples), places.names, nodes.sources)
 
 
 @torch.no_grad()
 def _add(
-    graph: Components,
-    change: ComponentStates,
-    one: Pass,
-    sites: list[Site],
-    index: Tensor,
-    total: Float[Tensor, "places_plus_1 sources d"],
+    nodes: Nodes, change: ComponentStates, one: Pass, index: Tensor, total: Float[Tensor, "places_plus_1 sources d"]
 ) -> None:
     """Add change times gradient, position by position, to the place of each position."""
-    absent = torch.zeros_like(change.input)
+    chosen = [site for site, count in zip(nodes.written, nodes.counts, strict=True) if count]
+    rows = len(change.input)
+    absent = total.new_zeros(rows, nodes.width)
     found = [one.gradients[s].unflatten(0, (one.steps, -1)).mean(0).flatten(0, 1) if s in one.gradients else absent
-             for s in sites]  # fmt: skip
-    wide = torch.tensor([1] + [count for _ in graph.layers for count in (graph.per_layer, 1)])
-    owner = torch.arange(len(sites)).repeat_interleave(wide)
+             for s in chosen]  # fmt: skip
+    counts = torch.tensor([count for count in nodes.counts if count])
+    owner = torch.arange(len(chosen)).repeat_interleave(counts).to(total.device)
     gradient = torch.stack(found, 1)
-    size = max(1, ROOM // (3 * graph.width * len(graph.sources)))
-    for start in range(0, len(absent), size):
-        rows = slice(start, start + size)
-        sources = expand(graph, change.map(lambda x, r=rows: x[r]))
-        total.index_add_(0, index[rows], sources * gradient[rows][:, owner.to(gradient.device)] * one.share)
+    size = max(1, ROOM // (3 * nodes.width * len(nodes.sources)))
+    for start in range(0, rows, size):
+        piece = slice(start, start + size)
+        sources = expand(nodes, change.map(lambda x, r=piece: x[r]))
+        total.index_add_(0, index[piece], sources * gradient[piece][:, owner] * one.share)
 
 
-@torch.no_grad()
 def exact_component_scores(
-    graph: Components,
+    nodes: Nodes,
     examples: Examples,
     metric: Metric,
     *,
     end: End | ComponentStates = "patch",
-    batch_size: int = 16,
+    batch_size: int = 64,
 ) -> Float[Tensor, "places sources"]:
-    """m(one source moved to its end point at one place) - m(clean), means over examples; a run per source and place."""
-    ends, places = end_points(graph, examples, end, batch_size), examples.grouped
-    total = torch.zeros(len(places), len(graph.sources), dtype=torch.float64)
+    """m(one source moved to its end point at one place) - m(clean), means over examples.
+
+    `batch_size`: prompts in one run, for which as many sources and places are moved at once, each in a copy of the
+    examples.
+    """
+    units = torch.cartesian_prod(torch.arange(len(nodes.sources)), torch.arange(len(examples.grouped)))
+    units = torch.cat([units, torch.full_like(units[:, :1], _WHOLE)], 1)
+    values = _exact(nodes, examples, metric, units, end, batch_size)
+    return values.view(len(nodes.sources), -1).T
+
+
+def exact_dimension_scores(
+    nodes: Nodes,
+    examples: Examples,
+    metric: Metric,
+    chosen: Bool[Tensor, "sources d"] | None = None,
+    *,
+    end: End | ComponentStates = "patch",
+    batch_size: int = 64,
+) -> Float[Tensor, "places sources d"]:
+    """As `exact_component_scores`, of single dimensions (of hidden layers: neurons), by default all; others are 0."""
+    shape = (len(nodes.sources), nodes.width)
+    if chosen is not None and chosen.shape != shape:
+        raise ComponentError(f"chosen dimensions are {list(chosen.shape)}; these nodes have {list(shape)}")
+    which = (torch.ones(shape, dtype=torch.bool) if chosen is None else chosen.cpu()).nonzero()
+    places = len(examples.grouped)
+    units = torch.stack([which[:, :1].expand(-1, places), torch.arange(places).expand(len(which), -1),
+                         which[:, 1:].expand(-1, places)], -1).flatten(0, 1)  # fmt: skip
+    total = torch.zeros(places, *shape, dtype=torch.float64)
+    total[units[:, 1], units[:, 0], units[:, 2]] = _exact(nodes, examples, metric, units, end, batch_size)
+    return total
+
+
+@torch.no_grad()
+def _exact(
+    nodes: Nodes,
+    examples: Examples,
+    metric: Metric,
+    units: Int[Tensor, "units 3"],
+    end: End | ComponentStates,
+    batch_size: int,
+) -> Float[Tensor, " units"]:
+    """Effects of single moves: of a source, at a place, in one dimension or as a whole."""
+    ends = end_points(nodes, examples, end, batch_size)
+    total = torch.zeros(len(units), dtype=torch.float64)
     for batch in examples.batches(batch_size):
-        moved = ends(batch)
-        base = measure(graph.model, metric, batch.clean, batch)
-        for node in range(len(graph.sources)):
-            site, move = _move(graph, node, moved)
-            for place in range(len(places)):
-                inside = (batch.grouped.index == place).to(moved.input.device)
-                edits: dict[Site, Edit] = {site: lambda x, m=move, i=inside: m(x, i)}
-                value = measure(graph.model, metric, batch.clean, batch, edits)
-                total[place, node] += (value - base).sum().cpu()
+        change = ends(batch) - read_states(nodes, batch.clean)
+        base = measure(nodes.model, metric, batch.clean, batch)
+        size = max(1, batch_size // len(batch))
+        for start in range(0, len(units), size):
+            chunk = units[start : start + size]
+            copies = batch.repeat(len(chunk))
+            values = measure(nodes.model, metric, copies.clean, copies, _moves(nodes, batch, change, chunk))
+            total[start : start + size] += (values.unflatten(0, (len(chunk), -1)) - base).sum(1).cpu()
     return total / len(examples)
 
 
-def _move(graph: Components, node: int, end: ComponentStates) -> tuple[Site, Callable[[Tensor, Tensor], Tensor]]:
-    """The site of a source, and what sets it there to its end point at some positions [batch, length]."""
-    layer, within = divmod(node - 1, graph.per_layer + 1)
-    index = 0 if node == 0 else 2 * layer + (2 if within == graph.per_layer else 1)
-
-    def move(x: Tensor, inside: Tensor) -> Tensor:
-        if index % 2 == 0:
-            return torch.where(inside[..., None], end.mlp[layer] if index else end.input, x)
-        heads = as_source(graph, index, x)
-        chosen = torch.arange(graph.per_layer, device=x.device)[:, None] == within
-        return as_site(index, torch.where(inside[..., None, None] & chosen, end.attn[layer], heads))
-
-    return source_sites(graph)[index], move
+def _moves(nodes: Nodes, batch: Examples, change: ComponentStates, units: Int[Tensor, "units 3"]) -> dict[Site, Edit]:
+    """One move in each copy of the batch. Nothing before it is moved: adding the change leads to the end point."""
+    position = [(i, within) for i, count in enumerate(nodes.counts) for within in range(count)]
+    deltas: dict[int, Tensor] = {}
+    for copy, (source, place, dimension) in enumerate(units.tolist()):
+        index, within = position[source]
+        moved = nodes.write(index, change.parts[index], slice(within, within + 1))[..., 0, :]
+        moved = moved * (batch.grouped.index == place).to(moved)[..., None]
+        delta = deltas.setdefault(index, moved.new_zeros(len(units), *moved.shape))
+        if dimension == _WHOLE:
+            delta[copy] = moved
+        else:
+            delta[copy, ..., dimension] = moved[..., dimension]
+    return {nodes.written[i]: lambda x, d=delta: x + d.flatten(0, 1) for i, delta in deltas.items()}

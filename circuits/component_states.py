@@ -1,114 +1,120 @@
-"""What the components of a model write, in little room: a head as z [d_head], expanded by W_O a few rows at a time."""
+"""What the nodes of a model write, in little room: a head as its share [d_head], expanded by W_O a few rows a time."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+from transformers import PreTrainedModel
 
-from circuits.components import ComponentError, Components
+from circuits.components import ComponentError
 from circuits.examples import Examples
 from saes.sites import Site, capture
 
 End = Literal["patch", "zero", "mean"]
 
 
-@dataclass(frozen=True)
-class ComponentStates:
-    """The outputs of all sources; leading axes are [batch, length], or rows when flattened.
+@runtime_checkable
+class Nodes(Protocol):
+    """What scores ask of nodes: Components, or the whole sites of circuits/site_nodes.py.
 
-    `attn` holds one tensor a block: [..., heads, d_head], or [..., 1, D] where attention is one node.
+    Site 0 is the input embedding, which has no source if it is no node. A source is what one node writes, [..., width].
     """
 
-    input: Float[Tensor, "*rows d"]
-    attn: tuple[Float[Tensor, "*rows heads d_head"], ...]
-    mlp: tuple[Float[Tensor, "*rows d"], ...]
+    @property
+    def model(self) -> PreTrainedModel: ...
+    @property
+    def sources(self) -> tuple[str, ...]: ...
+    @property
+    def width(self) -> int: ...
+    @property
+    def sites(self) -> tuple[Site, ...]: ...  # where nodes are read
+    @property
+    def written(self) -> tuple[Site, ...]: ...  # where their sources are, or are added: the place of their gradient
+    @property
+    def counts(self) -> tuple[int, ...]: ...  # sources of every site
+    @property
+    def alone(self) -> bool: ...
+    def part(self, index: int, value: Tensor) -> Tensor: ...
+    def write(self, index: int, part: Tensor, chosen: slice = slice(None)) -> Tensor: ...
+    def write_all(self, index: int, part: Tensor) -> Tensor: ...
+
+
+@dataclass(frozen=True)
+class ComponentStates:
+    """What was read at the sites of nodes, in forward order; leading axes are [batch, length], or rows when flattened.
+
+    A part is [..., width]; of components, attention's is [..., heads, d_head], or [..., 1, D] where it is one node.
+    """
+
+    parts: tuple[Tensor, ...]
+
+    @property
+    def input(self) -> Float[Tensor, "*rows d"]:
+        return self.parts[0]
+
+    @property
+    def attn(self) -> tuple[Float[Tensor, "*rows heads d_head"], ...]:
+        return self.parts[1::2]
+
+    @property
+    def mlp(self) -> tuple[Float[Tensor, "*rows d"], ...]:
+        return self.parts[2::2]
 
     def map(self, function: Callable[[Tensor], Tensor]) -> "ComponentStates":
-        return ComponentStates(
-            function(self.input), tuple(function(x) for x in self.attn), tuple(function(x) for x in self.mlp)
-        )
+        return ComponentStates(tuple(function(x) for x in self.parts))
 
     def combine(self, other: "ComponentStates", function: Callable[[Tensor, Tensor], Tensor]) -> "ComponentStates":
-        return ComponentStates(
-            function(self.input, other.input),
-            tuple(function(a, b) for a, b in zip(self.attn, other.attn, strict=True)),
-            tuple(function(a, b) for a, b in zip(self.mlp, other.mlp, strict=True)),
-        )
+        return ComponentStates(tuple(function(a, b) for a, b in zip(self.parts, other.parts, strict=True)))
 
     def __sub__(self, other: "ComponentStates") -> "ComponentStates":
         return self.combine(other, torch.sub)
 
 
-def source_sites(graph: Components) -> list[Site]:
-    """Where the sources are read, in forward order: the input, then z (or attention's output) and the MLP's output."""
-    sites = [graph.input]
-    for layer in graph.layers:
-        sites += [layer.attn if layer.heads is None else layer.heads.z, layer.mlp]
-    return sites
-
-
-def as_source(graph: Components, index: int, value: Float[Tensor, "*rows width"]) -> Tensor:
-    """The tensor of source site number `index` as ComponentStates keeps it: attention split by head."""
-    if index % 2 == 0:  # input, attention, MLP, attention, MLP, ...
-        return value
-    heads = graph.layers[index // 2].heads
-    return value[..., None, :] if heads is None else value.unflatten(-1, heads.writes.shape[:2])
-
-
-def as_site(index: int, value: Tensor) -> Float[Tensor, "*rows width"]:
-    """What `as_source` came from."""
-    return value.flatten(-2) if index % 2 else value
-
-
-def gather(values: Sequence[Tensor]) -> ComponentStates:
-    """States of the tensors of some first source sites, in their order."""
-    return ComponentStates(values[0], tuple(values[1::2]), tuple(values[2::2]))
-
-
-def expand(graph: Components, states: ComponentStates) -> Float[Tensor, "rows sources d"]:
-    """What every source of `states` (rows of it, perhaps of the first blocks only) writes into the residual stream."""
-    parts = [states.input[:, None]]
-    for i, attn in enumerate(states.attn):
-        heads = graph.layers[i].heads
-        parts.append(attn if heads is None else torch.einsum("nhk,hkd->nhd", attn, heads.writes))
-        parts += [mlp[:, None] for mlp in states.mlp[i : i + 1]]
-    return torch.cat(parts, 1)
+def expand(nodes: Nodes, states: ComponentStates) -> Float[Tensor, "*rows sources d"]:
+    """What every source of `states` (rows of it, perhaps of the first sites only) writes."""
+    return torch.cat([nodes.write(i, part) for i, part in enumerate(states.parts) if nodes.counts[i]], -2)
 
 
 @torch.no_grad()
-def read_states(graph: Components, tokens: Int[Tensor, "batch length"]) -> ComponentStates:
-    """The sources of an unmodified forward pass."""
-    sites = source_sites(graph)
-    with capture(graph.model, sites) as values:
-        graph.model(input_ids=tokens.to(graph.model.device), use_cache=False)
-    return gather([as_source(graph, i, values[site]) for i, site in enumerate(sites)])
+def read_states(nodes: Nodes, tokens: Int[Tensor, "batch length"]) -> ComponentStates:
+    """The nodes of an unmodified forward pass."""
+    with capture(nodes.model, nodes.sites) as values:
+        nodes.model(input_ids=tokens.to(nodes.model.device), use_cache=False)
+    return ComponentStates(tuple(nodes.part(i, values[site]) for i, site in enumerate(nodes.sites)))
 
 
 def end_points(
-    graph: Components, examples: Examples, end: End | ComponentStates = "patch", batch_size: int = 16
+    nodes: Nodes, examples: Examples, end: End | ComponentStates = "patch", batch_size: int = 16
 ) -> Callable[[Examples], ComponentStates]:
     """What the sources are moved to, for batches of examples: read from the counterfactual, zero, or a mean.
 
     `mean` is over the clean prompts of `examples`, position by position (prompts of other lengths count where they
-    have the position). Given states, such as those of another dataset's `mean_states`, stand as they are.
+    have the position). Given states, such as other examples' `mean_states`, stand as they are, cut to the prompts.
     """
     if not len(examples):
         raise ComponentError("no examples: components are measured on at least one")
     if end == "patch":
         if examples.patch is None:
             raise ComponentError('these examples have no patch prompts: choose end="zero" or end="mean"')
-        return lambda batch: read_states(graph, _patch(batch))
+        return lambda batch: read_states(nodes, _patch(batch))
     if end == "zero":
-        return lambda batch: read_states(graph, batch.clean).map(torch.zeros_like)
+        return lambda batch: read_states(nodes, batch.clean).map(torch.zeros_like)
     if end == "mean":
-        mean = mean_states(graph, examples, batch_size)
+        mean = mean_states(nodes, examples, batch_size)
         return lambda _: mean
     if isinstance(end, ComponentStates):
-        return lambda _: end
+        return lambda batch: _fitted(end, batch)
     raise ComponentError(f"end {end!r}: choose patch, zero or mean, or give states")
+
+
+def _fitted(states: ComponentStates, batch: Examples) -> ComponentStates:
+    known, length = states.input.shape[1], batch.clean.shape[1]
+    if known < length:
+        raise ComponentError(f"end points of {known} positions are given, and these examples have {length}")
+    return states.map(lambda x: x[:, :length])
 
 
 def _patch(batch: Examples) -> Int[Tensor, "batch length"]:
@@ -116,12 +122,12 @@ def _patch(batch: Examples) -> Int[Tensor, "batch length"]:
     return batch.patch
 
 
-def mean_states(graph: Components, examples: Examples, batch_size: int = 16) -> ComponentStates:
+def mean_states(nodes: Nodes, examples: Examples, batch_size: int = 16) -> ComponentStates:
     """Means of the clean prompts' sources by position, with a batch axis of 1; needs an example."""
 
     def summed(batch: Examples) -> ComponentStates:
         mask = batch.mask()
-        return read_states(graph, batch.clean).map(lambda x: (x * _like(mask, x)).sum(0, keepdim=True))
+        return read_states(nodes, batch.clean).map(lambda x: (x * _like(mask, x)).sum(0, keepdim=True))
 
     first, *rest = examples.batches(batch_size)
     total = summed(first)

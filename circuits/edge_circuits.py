@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from circuits.areas import Axis, cmd, cpr
-from circuits.component_states import ComponentStates, End, as_source, end_points, expand, gather, source_sites
+from circuits.component_states import ComponentStates, End, end_points, expand
 from circuits.components import ComponentError, Components, Heads, Layer
 from circuits.eap import ROOM
 from circuits.examples import Examples
@@ -82,7 +82,7 @@ class _Run:
 
     def edits(self) -> dict[Site, Edit]:
         graph = self.graph
-        edits: dict[Site, Edit] = {site: self._note(i) for i, site in enumerate(source_sites(graph))}
+        edits: dict[Site, Edit] = {site: self._note(i) for i, site in enumerate(graph.sites)}
         for i, layer in enumerate(graph.layers):
             columns = graph.readers(i)
             if bool(self.cut[..., columns].any()):
@@ -108,7 +108,7 @@ class _Run:
 
     def _note(self, index: int) -> Edit:
         def note(x: Tensor) -> Tensor:
-            self.written[index:] = [as_source(self.graph, index, x)]
+            self.written[index:] = [self.graph.part(index, x)]
             return x
 
         return note
@@ -148,8 +148,8 @@ class _Run:
     def _changes(self, sources: int, columns: slice) -> Iterator[tuple[slice, Float[Tensor, "rows readers d"]]]:
         """What the cut edges change at the readers, for pieces of the rows batch * length."""
         blocks = (sources - 1) // (self.graph.per_layer + 1)
-        now = gather(self.written[: 1 + 2 * blocks + (1 if (sources - 1) % (self.graph.per_layer + 1) else 0)])
-        far = ComponentStates(self.end.input, self.end.attn[: len(now.attn)], self.end.mlp[: len(now.mlp)])
+        sites = 1 + 2 * blocks + (1 if (sources - 1) % (self.graph.per_layer + 1) else 0)
+        now, far = ComponentStates(tuple(self.written[:sites])), ComponentStates(self.end.parts[:sites])
         change = (far - now).map(lambda x: x.flatten(0, 1))
         cut = torch.cat([self.cut[:, :sources, columns], torch.zeros_like(self.cut[:1, :sources, columns])])
         cut = cut.to(change.input)

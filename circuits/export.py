@@ -6,10 +6,8 @@ import networkx as nx
 
 from circuits.circuit import Circuit, Node
 from circuits.labels import Label, Labels, ids
-from circuits.markup import printable, significant
+from circuits.markup import effect_colour, printable, quoted_dot, significant
 from circuits.viewer_json import ViewerLink, ViewerNode, ViewerPage, to_viewer
-
-_PLUS, _MINUS = "#2166ac", "#c25a12"  # apart for every common kind of colour blindness
 
 
 def to_graphml(circuit: Circuit, labels: Labels | None = None) -> str:
@@ -36,7 +34,7 @@ def to_dot(circuit: Circuit, labels: Labels | None = None, *, title: str = "circ
     names = ids(circuit)
     largest = max(map(abs, circuit.edges.values()), default=0.0) or 1.0
     lines = [
-        f"digraph {_quoted(title)} {{",
+        f"digraph {quoted_dot(title)} {{",
         "  rankdir=BT; node [shape=box, style=rounded, fontname=Helvetica]; edge [arrowsize=0.6];",
     ]
     for site in circuit.sites:
@@ -46,8 +44,8 @@ def to_dot(circuit: Circuit, labels: Labels | None = None, *, title: str = "circ
             lines.append(f"  {{ rank=same; {written} }}")
     for (up, down), effect in circuit.edges.items():
         lines.append(
-            f'  {_quoted(names[up])} -> {_quoted(names[down])} [color="{_colour(effect)}", '
-            f"penwidth={0.5 + 5 * abs(effect) / largest:.3f}, tooltip={_quoted(significant(effect))}];"
+            f'  {quoted_dot(names[up])} -> {quoted_dot(names[down])} [color="{effect_colour(effect)}", '
+            f"penwidth={0.5 + 5 * abs(effect) / largest:.3f}, tooltip={quoted_dot(significant(effect))}];"
         )
     return "\n".join([*lines, "}", ""])
 
@@ -108,14 +106,6 @@ def _dot_node(node: Node, effect: float, names: dict[Node, str], labels: Labels)
     if node in labels:
         lines.insert(0, str(labels[node]))
     shape = ', shape=hexagon, style="dashed"' if node.feature is None else ""
-    return f'{_quoted(names[node])} [label={_quoted(chr(10).join(lines))}, color="{_colour(effect)}"{shape}];'
-
-
-def _colour(effect: float) -> str:
-    return _PLUS if effect >= 0 else _MINUS
-
-
-def _quoted(words: str) -> str:
-    """A quoted string of the DOT language, where a label's backslashes would be read once more."""
-    escaped = printable(words).replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
-    return f'"{escaped}"'
+    return (
+        f'{quoted_dot(names[node])} [label={quoted_dot(chr(10).join(lines))}, color="{effect_colour(effect)}"{shape}];'
+    )

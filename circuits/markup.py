@@ -1,9 +1,10 @@
-"""Words and numbers as text that is safe in HTML, SVG and XML."""
+"""Words and numbers as text that is safe in HTML, SVG, XML and Graphviz' language."""
 
 import html
 import math
 
 NONE = "–"
+_PLUS, _MINUS = "#2166ac", "#c25a12"  # apart for every common kind of colour blindness
 
 
 def printable(value: object) -> str:
@@ -31,6 +32,17 @@ def significant(value: float, digits: int = 2) -> str:
     if not math.isfinite(value):
         return NONE
     return f"{value:+.{digits}g}".replace("-", "\u2212", 1) if value < 0 else f"{value:+.{digits}g}"
+
+
+def effect_colour(effect: float) -> str:
+    """Blue, or orange for negative effects."""
+    return _PLUS if effect >= 0 else _MINUS
+
+
+def quoted_dot(words: str) -> str:
+    """A quoted string of the DOT language, where a label's backslashes would be read once more."""
+    escaped = printable(words).replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
+    return f'"{escaped}"'
 
 
 def _minus(value: float, digits: int) -> str:

@@ -11,17 +11,17 @@ With one score changed, z'' - z = w (v[u] - z[d]), w = A (e^delta - 1) / (1 + A 
 Gradients are those of the clean prompt.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from circuits.attention import attending
+from circuits.attention import attending, capped
 from circuits.component_gradients import gradients
-from circuits.component_states import ComponentStates, end_points, read_states
+from circuits.component_states import ComponentStates, End, end_points, mean_states, read_states
 from circuits.components import ComponentError, Components
 from circuits.eap import Tally, tally_edges
 from circuits.examples import Examples
@@ -49,13 +49,30 @@ class SpanScores:
 
 @dataclass(frozen=True)
 class Attention:
-    """One block's attention: queries and keys as they are multiplied, values, pattern, and the scale of the scores."""
+    """One block's attention: queries and keys as they are multiplied, values, pattern, scale and cap of the scores.
+
+    A mean has a batch axis of 1; its pattern is the mean of patterns.
+    """
 
     q: Float[Tensor, "batch heads length d_head"]
     k: Float[Tensor, "batch heads length d_head"]
     v: Float[Tensor, "batch heads length d_head"]
     pattern: Float[Tensor, "batch heads length length"]
     scale: float
+    cap: float | None = None
+
+    def map(self, function: Callable[[Tensor], Tensor]) -> "Attention":
+        q, k, v = function(self.q), function(self.k), function(self.v)
+        return replace(self, q=q, k=k, v=v, pattern=function(self.pattern))
+
+    def combine(self, other: "Attention", function: Callable[[Tensor, Tensor], Tensor]) -> "Attention":
+        q, k, v = (function(a, b) for a, b in ((self.q, other.q), (self.k, other.k), (self.v, other.v)))
+        return replace(self, q=q, k=k, v=v, pattern=function(self.pattern, other.pattern))
+
+    def cut(self, length: int) -> "Attention":
+        """The first positions."""
+        q, k, v = (x[..., :length, :] for x in (self.q, self.k, self.v))
+        return replace(self, q=q, k=k, v=v, pattern=self.pattern[..., :length, :length])
 
 
 def attention_paths(graph: Components) -> list[str]:
@@ -69,10 +86,11 @@ def attention_paths(graph: Components) -> list[str]:
 def read_attention(graph: Components, tokens: Tensor) -> list[Attention]:
     """Queries, keys, values and patterns of every block on an unmodified forward pass."""
     seen: dict[str, Attention] = {}
+    cap = getattr(graph.model.config.get_text_config(), "attn_logit_softcapping", None)
 
     def watch(path: str):
         def attend(q: Tensor, k: Tensor, v: Tensor, pattern: Tensor, scale: float) -> Tensor:
-            seen[path] = Attention(q, k, v, pattern, scale)
+            seen[path] = Attention(q, k, v, pattern, scale, cap)
             return pattern @ v
 
         return attend
@@ -86,20 +104,57 @@ def read_attention(graph: Components, tokens: Tensor) -> list[Attention]:
     return [seen[path] for path in paths]
 
 
+def both_ends(
+    graph: Components, examples: Examples, end: End, reference: Examples | None, batch_size: int
+) -> tuple[Callable[[Examples], ComponentStates], Callable[[Examples], list[Attention] | None]]:
+    """What components, and what queries, keys, values and patterns are moved to, for batches of examples; None is zero.
+
+    A mean is over the clean prompts of `reference` (by default the examples), position by position.
+    """
+    if end != "mean" or reference is None:
+        reference = examples
+    if not len(reference):
+        raise ComponentError("no examples to take a mean over: give at least one")
+    states = end_points(graph, examples, mean_states(graph, reference, batch_size) if end == "mean" else end)
+    if end == "mean":
+        mean = _mean_attention(graph, reference, batch_size)
+        return states, lambda batch: [block.cut(batch.clean.shape[1]) for block in mean]
+    return (
+        states,
+        lambda batch: read_attention(graph, batch.patch) if end == "patch" and batch.patch is not None else None,
+    )
+
+
+def _mean_attention(graph: Components, examples: Examples, batch_size: int) -> list[Attention]:
+    total: list[Attention] = []
+    for batch in examples.batches(batch_size):
+        mask = batch.mask()[:, None, :, None]
+        part = [
+            block.map(lambda x, m=mask: (x * m.to(x)).sum(0, keepdim=True))
+            for block in read_attention(graph, batch.clean)
+        ]
+        total = [a.combine(b, torch.add) for a, b in zip(total, part, strict=True)] if total else part
+    count = examples.mask().sum(0).clamp_min(1)[:, None]
+    return [block.map(lambda x: x / count.to(x)) for block in total]
+
+
 def span_scores(
     graph: Components,
     examples: Examples,
     metric: Metric,
     reductions: Sequence[Reduction] = ("sum",),
     *,
-    end: Literal["patch", "zero"] = "patch",
+    end: End = "patch",
+    reference: Examples | None = None,
     batch_size: int = 16,
 ) -> dict[Reduction, SpanScores]:
     """Signed scores (but for magnitudes) of all edges between the places of the examples, which are the spans.
 
-    `graph` is made with open_attention=True. `end`: the counterfactual, or zero for every source, query, key and value.
+    `graph` is made with open_attention=True. `end`, for every source, query, key and value: the counterfactual, zero,
+    or the mean over the clean prompts of `reference` (by default the examples) at the same position.
     """
-    ends, names = end_points(graph, examples, end, batch_size), examples.grouped.names
+    ends, far = both_ends(graph, examples, end, reference, batch_size)
+    names = examples.grouped.names
     within: dict[str, Tensor] = {}
     crossing: dict[str, Tensor] = {}
     for batch in examples.batches(batch_size):
@@ -107,7 +162,7 @@ def span_scores(
         tallies = _tallies(graph, batch, clean, reductions, len(examples))
         every = [tally for pair in tallies.values() for tally in pair]
         tally_edges(graph, batch, metric, clean, ends(batch), every, method="eap", steps=1, rule="midpoint")
-        across = _crossing(graph, batch, metric, end, reductions)
+        across = _crossing(graph, batch, metric, far(batch), reductions)
         for name, (spans, prompt) in tallies.items():
             both = torch.cat([spans.values, prompt.values])
             within[name] = within[name] + both if name in within else both
@@ -140,11 +195,10 @@ def _tallies(
 
 
 def _crossing(
-    graph: Components, batch: Examples, metric: Metric, end: str, reductions: Sequence[Reduction]
+    graph: Components, batch: Examples, metric: Metric, far: list[Attention] | None, reductions: Sequence[Reduction]
 ) -> Mapping[str, Float[Tensor, "layers letters heads spans spans"]]:
     """Sums over the examples of a batch."""
     clean = read_attention(graph, batch.clean)
-    far = read_attention(graph, batch.patch) if end == "patch" and batch.patch is not None else None
     sites = [layer.heads.z for layer in graph.layers if layer.heads]
     _, found = gradients(graph, metric, batch.clean, batch, sites)
     spans = torch.nn.functional.one_hot(batch.grouped.index + 1, len(batch.grouped) + 1)[..., 1:].to(clean[0].v)
@@ -171,13 +225,18 @@ def _exchanged(
     here: Attention, far: Attention | None, gradient: Float[Tensor, "batch heads length d_head"]
 ) -> Float[Tensor, "letters batch heads d u"]:
     """Effects of one query, key or value replaced for one pair of positions; `far` None means zero."""
-    q, k, v = (0.0, 0.0, 0.0) if far is None else (far.q, far.k, far.v)
+    far = here.map(torch.zeros_like) if far is None else far
     # g . (v[u] - z[d]) for every pair
     lift = gradient @ here.v.transpose(-1, -2) - (gradient * (here.pattern @ here.v)).sum(-1, keepdim=True)
-    by_query = (q - here.q) @ here.k.transpose(-1, -2) * here.scale
-    by_key = here.q @ (k - here.k).transpose(-1, -2) * here.scale
-    by_value = here.pattern * (gradient @ (v - here.v).transpose(-1, -2))
+    by_query, by_key = (
+        _score(here, a, b) - _score(here, here.q, here.k) for a, b in ((far.q, here.k), (here.q, far.k))
+    )
+    by_value = here.pattern * (gradient @ (far.v - here.v).transpose(-1, -2))
     return torch.stack([_weight(here.pattern, by_query) * lift, _weight(here.pattern, by_key) * lift, by_value])
+
+
+def _score(here: Attention, q: Tensor, k: Tensor) -> Float[Tensor, "batch heads d u"]:
+    return capped(q @ k.transpose(-1, -2) * here.scale, here.cap)
 
 
 def _weight(pattern: Tensor, delta: Tensor) -> Tensor:

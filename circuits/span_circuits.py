@@ -14,12 +14,12 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from circuits.attention import Attend, attending
-from circuits.component_states import ComponentStates, End, end_points
+from circuits.component_states import End
 from circuits.components import ComponentError, Components
 from circuits.edge_circuits import cut_edits
 from circuits.examples import Examples
 from circuits.metrics import Metric, measure
-from circuits.peap import Attention, SpanScores, attention_paths, read_attention
+from circuits.peap import Attention, SpanScores, attention_paths, both_ends
 
 Node = tuple[str, int]
 """a source, destination or head input (its name with <) and the index of a span"""
@@ -141,23 +141,24 @@ def span_circuit_metric(
     metric: Metric,
     circuit: SpanCircuit,
     *,
-    end: End | ComponentStates = "patch",
+    end: End = "patch",
+    reference: Examples | None = None,
     batch_size: int = 16,
 ) -> Float[Tensor, " examples"]:
-    """The metric of every clean prompt with all edges outside the circuit moved to the counterfactual, or to zero.
+    """The metric of every clean prompt with all edges outside the circuit moved to the counterfactual, zero or a mean.
 
-    Inputs of readers move as in `circuit_metric`. Where a crossing edge is cut, what the head reads there, A[d, u]
-    v[u], is replaced by the end point's own A' v', without renormalising. Positions without a span keep everything.
+    The end points are those of `span_scores`; `reference`: the prompts that a mean is over, such as those that found
+    the circuit. Inputs of readers move as in `circuit_metric`. Where a crossing edge is cut, what the head reads
+    there, A[d, u] v[u], is replaced by the end point's own A' v', without renormalising. Positions without a span keep
+    everything.
     """
-    if end not in ("patch", "zero"):
-        raise ComponentError(f"spans: end {end!r}; patterns have the end points patch and zero")
-    ends = end_points(graph, examples, end, batch_size)
+    ends, attention = both_ends(graph, examples, end, reference, batch_size)
     parts = []
     for batch in examples.batches(batch_size):
         spans = batch.grouped
         if circuit.crossing.shape[-1] != len(spans):
             raise ComponentError(f"a circuit of {circuit.crossing.shape[-1]} spans, examples of {len(spans)}")
-        far = read_attention(graph, batch.patch) if end == "patch" and batch.patch is not None else None
+        far = attention(batch)
         cut = torch.nn.functional.pad(SpanCircuit.all(graph, len(spans)).crossing & ~circuit.crossing, (0, 1, 0, 1))
         d, u = spans.index[:, :, None], spans.index[:, None, :]  # -1 is the padding: nothing is cut
         heads = {
@@ -176,6 +177,6 @@ def _cutting(cut: Bool[Tensor, "batch heads d u"], far: Attention | None) -> Att
     def attend(q: Tensor, k: Tensor, v: Tensor, pattern: Tensor, scale: float) -> Tensor:
         gone = cut.to(v.device)
         heads = pattern.masked_fill(gone, 0.0) @ v
-        return heads if far is None else heads + far.pattern.masked_fill(~gone, 0.0) @ far.v
+        return heads if far is None else heads + torch.where(gone, far.pattern, 0.0) @ far.v
 
     return attend

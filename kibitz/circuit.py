@@ -1,4 +1,4 @@
-"""`kibitz circuit find | eval | show | diff | export | discover | graph`: feature circuits (docs/circuits.md)."""
+"""`kibitz circuit find | eval | show | diff | export | discover | graph | components`: circuits (docs/circuits.md)."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 import tyro
 
+from kibitz.circuit_components import ComponentsConfig, run_components
 from kibitz.circuit_discover import DiscoverConfig, run_discover
 from kibitz.circuit_find import FindConfig, run_find
 from kibitz.circuit_graph import GraphCommand, run_graph
@@ -28,6 +29,7 @@ RUN: dict[type, Callable[[Any], str]] = {
     ExportConfig: run_export,
     DiscoverConfig: run_discover,
     GraphCommand: run_graph,
+    ComponentsConfig: run_components,
 }
 
 
@@ -42,7 +44,8 @@ class CircuitCommand:
         | Annotated[DiffConfig, tyro.conf.subcommand("diff")]
         | Annotated[ExportConfig, tyro.conf.subcommand("export")]
         | Annotated[DiscoverConfig, tyro.conf.subcommand("discover")]
-        | Annotated[GraphCommand, tyro.conf.subcommand("graph")],
+        | Annotated[GraphCommand, tyro.conf.subcommand("graph")]
+        | Annotated[ComponentsConfig, tyro.conf.subcommand("components")],
         tyro.conf.arg(name=""),
     ]
 

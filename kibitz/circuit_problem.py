@@ -123,6 +123,12 @@ class ProblemOptions:
         model = load_model(self.model or str(OTHELLO_GPT), dtype=self.model_dtype, device=self.device)
         model.requires_grad_(False)
         dictionaries = open_dictionaries(model, self.sources(), self.budget)
+        explained = self.explained(model)
+        ends = end_points(explained.to_name, model, dictionaries, explained.finding.batches(32), self.seed)
+        return Problem(**vars(explained), model=model, dictionaries=dictionaries, to=ends)
+
+    def explained(self, model: PreTrainedModel) -> "Explained":
+        """The examples and the metric."""
         finding, testing, said, shown = self._examples(model)
         metric = self.metric or ("log-odds" if self.square else _usual_metric(finding))
         if metric == "kl":
@@ -135,8 +141,7 @@ class ProblemOptions:
         to = self.to or ("patch" if finding.patch is not None else "mean")
         if to == "patch" and finding.patch is None:
             raise ProblemError("these prompts have no counterfactuals: choose --to mean, zero or resample")
-        ends = end_points(to, model, dictionaries, finding.batches(32), self.seed)
-        return Problem(model, dictionaries, finding, testing, METRICS[metric](), metric, ends, to, said, shown)
+        return Explained(finding, testing, METRICS[metric](), metric, to, said, shown)
 
     def _examples(self, model: PreTrainedModel) -> "tuple[Examples, Examples, str, Words]":
         if self.pairs is None:
@@ -183,20 +188,26 @@ Words = Callable[[torch.Tensor], list[str]]
 
 
 @dataclass(frozen=True)
-class Problem:
-    """All that finding and measuring a circuit needs."""
+class Explained:
+    """What a circuit is to explain, and on which examples it is found and measured."""
 
-    model: PreTrainedModel
-    dictionaries: Dictionaries
     finding: Examples
     testing: Examples
     metric: Metric
     metric_name: str
-    to: EndPoints
-    to_name: str
+    to_name: Name
     said: str
     words: Words = field(repr=False)
     """tokens of a prompt as people read them"""
+
+
+@dataclass(frozen=True)
+class Problem(Explained):
+    """All that finding and measuring a feature circuit needs."""
+
+    model: PreTrainedModel
+    dictionaries: Dictionaries
+    to: EndPoints
 
 
 _NEEDS = {

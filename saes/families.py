@@ -49,7 +49,7 @@ class Family:
     heads: str | None = None  # input: the concatenated heads; None: the family has no attn_heads sites
     neurons: str | None = None  # input: the hidden layer of the MLP, after its activation function
     attn_in: str | None = None  # input: the residual stream that attention reads; None: nodes are not heads or layers
-    projections: Projections | None = None  # of the output of attn_in; None: what heads write is not a sum over heads
+    projections: Projections | None = None  # of the output of attn_in; None: heads are no nodes
 
     def __post_init__(self) -> None:
         for field in ("block", "attn", "mlp", "mid_norm", "heads", "neurons", "attn_in"):
@@ -102,10 +102,15 @@ def _pre_norm(projections: Projections) -> Family:
     return _llama("self_attn", "mlp", "post_attention_layernorm", "input_layernorm", projections)
 
 
-_PRE_NORM = _pre_norm(_separate("model.layers.{i}.self_attn"))
+_SEPARATE = _separate("model.layers.{i}.self_attn")
+_PRE_NORM = _pre_norm(_SEPARATE)
 # norms before and after each sublayer: the second one writes
 _SANDWICH = _llama(
-    "post_attention_layernorm", "post_feedforward_layernorm", "pre_feedforward_layernorm", "input_layernorm"
+    "post_attention_layernorm",
+    "post_feedforward_layernorm",
+    "pre_feedforward_layernorm",
+    "input_layernorm",
+    _SEPARATE,
 )
 FAMILIES: dict[str, Family] = {
     "gemma": _PRE_NORM,
@@ -126,7 +131,7 @@ FAMILIES: dict[str, Family] = {
     ),
     "llama": _PRE_NORM,
     "mistral": _PRE_NORM,
-    "olmo2": _llama("post_attention_layernorm", "post_feedforward_layernorm", "mlp", "self_attn"),
+    "olmo2": _llama("post_attention_layernorm", "post_feedforward_layernorm", "mlp", "self_attn", _SEPARATE),
     "phi3": _pre_norm(_fused("model.layers.{i}.self_attn.qkv_proj")),
     "qwen2": _PRE_NORM,
     "qwen3": _PRE_NORM,

@@ -34,8 +34,8 @@ def layout(model, i):
         return *norms, block.mlp, parts, out.weight.T.reshape(heads, d, -1), out.bias
     block = model.model.layers[i]
     heads, groups = model.config.num_attention_heads, model.config.num_key_value_heads
-    d = model.config.head_dim
     attention = block.self_attn
+    d = attention.head_dim
     q, k, v = (m.weight.view(-1, d, m.weight.shape[1]) for m in (attention.q_proj, attention.k_proj, attention.v_proj))
     shared = [h * groups // heads for h in range(heads)]
     nothing = torch.zeros(d, dtype=q.dtype)
@@ -45,7 +45,37 @@ def layout(model, i):
         [(v[g], nothing) for g in shared],
     ]
     out = attention.o_proj.weight.T.reshape(heads, d, -1)
-    return block.input_layernorm, block.post_attention_layernorm, block.mlp, parts, out, torch.zeros(out.shape[-1])
+    zero = torch.zeros(out.shape[-1], dtype=q.dtype)
+    if kind == "llama":
+        return block.input_layernorm, block.post_attention_layernorm, block.mlp, parts, out, zero
+
+    def mlp(x):
+        return block.post_feedforward_layernorm(block.mlp(x))
+
+    before = (same, same) if kind == "olmo2" else (block.input_layernorm, block.pre_feedforward_layernorm)
+    return *before, mlp, parts, out, zero
+
+
+def same(x):
+    return x
+
+
+def over_heads(model, i, letter, heads):
+    """OLMo 2's norms over all queries and over all keys, here with a key head for every query head."""
+    if model.config.model_type != "olmo2":
+        return heads
+    weight = getattr(model.model.layers[i].self_attn, f"{letter}_norm").weight.view(-1, heads[0].shape[-1])
+    square = torch.stack([x.square().mean(-1, keepdim=True) for x in heads]).mean(0)
+    return [x * (square + 1e-6).rsqrt() * weight[h * len(weight) // len(heads)] for h, x in enumerate(heads)]
+
+
+def shares(model, i, heads):
+    """What each head adds to the stream: its own part of the output of the norm behind attention, if there is one."""
+    if model.config.model_type not in ("gemma2", "olmo2"):
+        return heads
+    norm = model.model.layers[i].post_attention_layernorm
+    scale = (sum(heads.values()).square().mean(-1, keepdim=True) + 1e-6).rsqrt()
+    return {name: x * scale * norm.weight for name, x in heads.items()}
 
 
 def rotated(x, config):
@@ -86,19 +116,23 @@ def run(model, tokens, add=None, change=None, attend=None):
     causal = torch.full((length, length), float("-inf"), dtype=stream.dtype).triu(1)
     for i in range(config.num_hidden_layers):
         norm, mid_norm, mlp, parts, out, bias = layout(model, i)
-        attention = bias
+        every = [
+            [norm(seen(stream, f"a{i}.h{h}<{letter}>")) @ w.T + b for h, (w, b) in enumerate(parts[s])]
+            for s, letter in enumerate("qkv")
+        ]
+        every[0], every[1] = (over_heads(model, i, letter, every[s]) for s, letter in enumerate("qk"))
         heads = {}
         for h in range(len(out)):
-            q, k, v = (
-                norm(seen(stream, f"a{i}.h{h}<{letter}>")) @ parts[s][h][0].T + parts[s][h][1]
-                for s, letter in enumerate("qkv")
-            )
+            q, k, v = (side[h] for side in every)
             q, k = rotated(q, config), rotated(k, config)
-            pattern = (q @ k.transpose(-1, -2) / q.shape[-1] ** 0.5 + causal).softmax(-1)
+            scores = q @ k.transpose(-1, -2) / q.shape[-1] ** 0.5
+            cap = getattr(config, "attn_logit_softcapping", None)
+            pattern = ((cap * (scores / cap).tanh() if cap else scores) + causal).softmax(-1)
             name = f"a{i}.h{h}"
             heads[name] = (pattern @ v if attend is None else attend(name, pattern, v)) @ out[h]
-            attention = attention + heads[name]
             written[f"{name}:attention"] = (q, k, v, pattern)
+        heads = shares(model, i, heads)
+        attention = sum(heads.values()) + bias
         if not parallel:
             written |= heads
         mlp_out = mlp(mid_norm(seen(stream if parallel else stream + attention, f"m{i}")))

@@ -8,13 +8,12 @@ import torch
 from circuits.attention import attending, twin
 from circuits.component_states import end_points, expand, read_states
 from circuits.components import ComponentError, Components
+from circuits.peap import attention_paths
 from saes.families import FAMILIES, find_site
 from saes.sites import SiteError, capture
 from tests.circuits.component_models import KINDS, component_model, uneven
 from tests.circuits.plain_transformer import run
 from tests.saes.models_for_tests import MORE_FAMILIES, hook_count, some_tokens, tiny
-
-POST_NORM = ("gemma2", "gemma3_text", "olmo2")
 
 
 def test_names_and_edges_of_a_serial_model():
@@ -46,7 +45,7 @@ def test_names_by_our_sites():
     assert Components.of(component_model("gpt2"), heads=False).ours("a1") == "attn_1"
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", (*KINDS, "olmo2 grouped"))
 @pytest.mark.parametrize("heads", [True, False])
 def test_sources_are_what_a_plain_transformer_writes_and_add_up_to_the_stream(kind, heads):
     model, examples = component_model(kind), uneven()
@@ -77,7 +76,7 @@ def test_grouped_keys_are_ungrouped_in_a_copy_that_shares_all_other_weights():
     assert Components.of(component_model("gpt2")).per_layer == 2
 
 
-@pytest.mark.parametrize("kind", ["phi3", "qwen2", "qwen3", "mistral", "smollm3", "gemma"])
+@pytest.mark.parametrize("kind", [name for name in MORE_FAMILIES if name != "gpt_neo"])
 def test_every_family_with_grouped_heads_keeps_its_outputs(kind):
     model = tiny(kind).double()
     graph = Components.of(model)
@@ -89,7 +88,7 @@ def test_an_open_copy_computes_the_same_and_lets_patterns_be_replaced(kind):
     model, tokens = component_model(kind), uneven().clean
     opened = twin(model, open_attention=True)
     assert torch.allclose(opened(tokens).logits, model(tokens).logits, atol=1e-12)
-    path = Components.of(model, open_attention=True).layers[0].attn.module
+    path = attention_paths(Components.of(model, open_attention=True))[0]
     with attending(opened, {path: lambda q, k, v, pattern, scale: torch.zeros_like(v)}):
         without = opened(tokens).logits
     plain, _ = run(model, tokens, attend=lambda name, pattern, v: 0 * v if name[:2] == "a0" else pattern @ v)
@@ -100,15 +99,30 @@ def test_an_open_copy_computes_the_same_and_lets_patterns_be_replaced(kind):
 
 
 @pytest.mark.parametrize("kind", MORE_FAMILIES)
-def test_heads_are_refused_where_a_norm_stands_behind_them(kind):
+def test_every_family_has_heads_and_whole_layers(kind):
     model = tiny(kind)
-    if kind in POST_NORM:
-        with pytest.raises(ComponentError, match=f"{kind}: heads are no nodes.*heads=False"):
-            Components.of(model)
-    else:
-        assert Components.of(model).sources[1] == "a0.h0"
+    assert Components.of(model).sources[:4] == ("input", "a0.h0", "a0.h1", "m0")
     assert Components.of(model, heads=False).sources == ("input", "a0", "m0", "a1", "m1")
     assert hook_count(model) == 0
+
+
+@pytest.mark.parametrize("kind", ["gemma3_text", "olmo2"])
+def test_heads_behind_a_norm_are_described_in_bfloat16_too(kind):
+    assert Components.of(tiny(kind).to(torch.bfloat16)).per_layer == 2
+
+
+def test_a_bias_that_goes_through_the_norm_behind_attention_is_refused():
+    model = tiny("gemma2")
+    model.model.layers[1].self_attn.o_proj.bias = torch.nn.Parameter(torch.ones(16))
+    with pytest.raises(ComponentError, match=r"layers.1.self_attn.o_proj: its bias goes through a norm.*heads=False"):
+        Components.of(model)
+
+
+def test_a_norm_that_is_no_scale_is_caught():
+    model = component_model("olmo2 grouped")
+    model.model.layers[0].post_attention_layernorm = torch.nn.LayerNorm(16, bias=False).double()
+    with pytest.raises(ComponentError, match="the heads of .* not as the family describes them"):
+        Components.of(model)
 
 
 def test_a_description_that_does_not_fit_is_caught(monkeypatch):

@@ -5,8 +5,10 @@ from dataclasses import replace
 import pytest
 import torch
 
+from circuits.component_states import mean_states
 from circuits.components import ComponentError, Components
 from circuits.eap import edge_scores
+from circuits.edge_circuits import circuit_metric
 from circuits.metrics import LogitDifference, measure
 from circuits.peap import Attention, _exchanged, span_scores
 from circuits.places import Places
@@ -26,11 +28,32 @@ def in_spans(examples):
     return replace(examples, places=Places.spans(NAMES, starts, examples.clean.shape[1]))
 
 
+def far_attention(clean, patch, name, examples, end):
+    """Queries, keys, values and pattern of a head at the end point."""
+    here = clean[f"{name}:attention"]
+    if end == "patch":
+        return patch[f"{name}:attention"]
+    if end == "zero":
+        return [torch.zeros_like(x) for x in here]
+    lengths = examples.ends.tolist()
+    return [
+        torch.stack([
+            torch.stack([x[b, p] for b, n in enumerate(lengths) if p < n]).mean(0) for p in range(max(lengths))
+        ]).expand_as(x)
+        for x in here
+    ]  # fmt: skip
+
+
 def crossing_by_hand(model, examples, end):
     """Section 2.4 of the reference as loops over heads and pairs of positions: [layer, letter, head, example, d, u]."""
     with torch.no_grad():
         clean, patch = run(model, examples.clean)[1], run(model, examples.patch)[1]
     layers, heads = model.config.num_hidden_layers, len(layout(model, 0)[4])
+    most = getattr(model.config, "attn_logit_softcapping", None)
+
+    def cap(scores):
+        return most * (scores / most).tanh() if most else scores
+
     batch, length = examples.clean.shape
     outputs = {}
 
@@ -45,24 +68,31 @@ def crossing_by_hand(model, examples, end):
     for name, g in gradients.items():
         i, h = (int(part[1:]) for part in name.split("."))
         q, k, v, pattern = clean[f"{name}:attention"]
-        q2, k2, v2, _ = patch[f"{name}:attention"] if end == "patch" else [torch.zeros_like(x) for x in (q, k, v, v)]
+        q2, k2, v2, _ = far_attention(clean, patch, name, examples, end)
         scale = q.shape[-1] ** -0.5
         z = pattern @ v
         for b in range(batch):
             for d in range(length):
-                scores = torch.stack([q[b, d] @ k[b, u] * scale for u in range(d + 1)])
+                scores = cap(torch.stack([q[b, d] @ k[b, u] * scale for u in range(d + 1)]))
                 for u in range(d + 1):
                     by_query, by_key = scores.clone(), scores.clone()
-                    by_query[u] = q2[b, d] @ k[b, u] * scale
-                    by_key[u] = q[b, d] @ k2[b, u] * scale
+                    by_query[u] = cap(q2[b, d] @ k[b, u] * scale)
+                    by_key[u] = cap(q[b, d] @ k2[b, u] * scale)
                     made[i, 0, h, b, d, u] = g[b, d] @ (by_query.softmax(0) @ v[b, : d + 1] - z[b, d])
                     made[i, 1, h, b, d, u] = g[b, d] @ (by_key.softmax(0) @ v[b, : d + 1] - z[b, d])
                     made[i, 2, h, b, d, u] = g[b, d] @ (pattern[b, d, u] * (v2[b, u] - v[b, u]))
     return made
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("end", ["patch", "zero"])
+@pytest.mark.parametrize(
+    ("kind", "end"),
+    [
+        *((kind, end) for kind in KINDS for end in ("patch", "zero")),
+        ("gpt2", "mean"),
+        ("llama grouped", "mean"),
+        ("gemma2 grouped capped", "patch"),
+    ],
+)
 def test_crossing_edges_are_their_definition(kind, end):
     model, examples = component_model(kind), in_spans(uneven())
     graph = Components.of(model, open_attention=True)
@@ -208,7 +238,7 @@ def test_sizes_count_edges_between_positions():
     assert circuit.size(graph, lengths).tolist() == [27 + 18] and circuit.edges(graph) == 4
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", (*KINDS, "gemma2 grouped capped"))
 def test_everything_is_the_model_and_nothing_the_counterfactual(kind):
     graph, examples = Components.of(component_model(kind), open_attention=True), in_spans(uneven())
     assert examples.patch is not None
@@ -219,7 +249,7 @@ def test_everything_is_the_model_and_nothing_the_counterfactual(kind):
     assert torch.allclose(nothing, measure(graph.model, METRIC, examples.patch, examples), atol=1e-11)
 
 
-@pytest.mark.parametrize("end", ["patch", "zero"])
+@pytest.mark.parametrize("end", ["patch", "zero", "mean"])
 def test_the_inputs_of_attention_are_really_cut(end):
     """One crossing edge, and then one edge into a head, against the transformer written out by hand."""
     model, examples = component_model("neox serial"), in_spans(uneven())
@@ -233,8 +263,8 @@ def test_the_inputs_of_attention_are_really_cut(end):
     def attend(name, pattern, v):
         if name != "a1.h0":
             return pattern @ v
-        _, _, v2, pattern2 = written["a1.h0:attention"]
-        there = torch.where(gone, pattern2, 0.0) @ v2 if end == "patch" else 0.0
+        _, _, v2, pattern2 = far_attention(run(model, examples.clean)[1], written, "a1.h0", examples, end)
+        there = torch.where(gone, pattern2, 0.0) @ v2
         return torch.where(gone, 0.0, pattern) @ v + there
 
     logits, _ = run(model, examples.clean, attend=attend)
@@ -246,12 +276,34 @@ def test_the_inputs_of_attention_are_really_cut(end):
     circuit = SpanCircuit.all(graph, 3)
     circuit.within[1, 0, graph.destinations.index("a1.h1<k>")] = False
     now = run(model, examples.clean)[1]["input"]
-    far = written["input"] if end == "patch" else torch.zeros_like(now)
+    mean = mean_states(graph, examples).input.expand_as(now)
+    far = {"patch": written["input"], "zero": torch.zeros_like(now), "mean": mean}[end]
     change = torch.where((index == 1)[..., None], far - now, 0.0)
     logits, _ = run(model, examples.clean, add={"a1.h1<k>": change})
     expected = METRIC(logits[torch.arange(3), examples.position], examples)
     found = span_circuit_metric(graph, examples, METRIC, circuit, end=end)
     assert torch.allclose(found, expected, atol=1e-11) and not torch.allclose(found, clean, atol=1e-6)
+
+
+def test_a_mean_may_be_of_other_prompts():
+    model = component_model("gpt2")
+    graph = Components.of(model, open_attention=True)
+    other, examples = uneven(5, length=7, seed=3), in_spans(uneven())
+    options = {"end": "mean", "reference": other}
+    circuit = SpanCircuit.none(graph, 3)
+    nothing = span_circuit_metric(graph, examples, METRIC, circuit, batch_size=2, **options)
+    # every reader gets what components write on average, whatever is inside the heads
+    same = circuit_metric(graph, examples, METRIC, circuit.within, end=mean_states(graph, other))
+    assert torch.allclose(nothing, same, atol=1e-11)
+    whole = span_circuit_metric(graph, examples, METRIC, SpanCircuit.all(graph, 3), **options)
+    assert torch.equal(whole, measure(graph.model, METRIC, examples.clean, examples))
+    within = span_scores(graph, examples, METRIC, **options)["sum"].within
+    plain = edge_scores(graph, examples, METRIC, method="eap", end=mean_states(graph, other)).values
+    assert torch.allclose(within, plain, atol=1e-12)
+    crossing = span_scores(graph, examples, METRIC, end="mean")["sum"].crossing
+    assert not torch.allclose(span_scores(graph, examples, METRIC, **options)["sum"].crossing, crossing, atol=1e-3)
+    with pytest.raises(ComponentError, match="no examples to take a mean over"):
+        span_scores(graph, examples, METRIC, end="mean", reference=other.take(torch.arange(0)))
 
 
 def test_what_cannot_be_is_told():
