@@ -1,7 +1,7 @@
 """Subject-verb agreement on a real language model, with dictionaries trained here by our own recipe at a few layers."""
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from tqdm import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from circuit_truth.sentences import check_unread, write_sentences
-from circuits.attribution import counterfactual
+from circuits.attribution import counterfactual, site_values
 from circuits.audit import audit_effects
 from circuits.circuit_files import save_circuit
 from circuits.curve_figures import draw_curves
@@ -30,7 +30,7 @@ from saes.contexts import ContextCollector
 from saes.dictionary import Dictionary
 from saes.evaluation import evaluate_all
 from saes.models import load_model, load_tokenizer
-from saes.samples import Sample
+from saes.samples import Sample, TokenBatch
 from saes.sites import Site
 
 BEHAVIOURS = {
@@ -43,14 +43,17 @@ BEHAVIOURS = {
 @dataclass(frozen=True)
 class AgreementScale:
     sites: tuple[str, ...] = ("resid_5", "resid_11", "resid_17", "resid_23", "resid_29")
-    tokens: int = 300_000
+    tokens: int = 200_000
     """that dictionaries learn from, several times over"""
+    max_norm: float = 5
+    """tokens of more than so many times the median norm are left out: one in a thousand holds most of the variance"""
     context: int = 24
-    architecture: str = "p_annealing"
-    target_l0: float = 64
-    expansion: int = 8
+    architecture: str = "topk"
+    """p-annealing computes through nearly all features at its start: ten times as long on a CPU"""
+    k: int = 64
+    expansion: int = 4
     steps: int = 1500
-    batch_size: int = 2048
+    batch_size: int = 1024
     learning_rate: float = 3e-3
     held_out: int = 3000
     """tokens that the dictionaries are scored on"""
@@ -69,19 +72,18 @@ def train(scale: AgreementScale, model: str, text: Path, run: Path, device: str,
     sentences = run / "sentences.txt"
     if not sentences.exists():
         write_sentences(text, seed, sentences, run / "held_out.txt")
-    print(run_harvest(HarvestConfig(**_corpus(scale, model, sentences, device), sites=scale.sites, tokens=scale.tokens,
-                                    shard_mib=64, out=run / "acts")))  # fmt: skip
-    check_unread(run / "acts", sentences)
-    print(
-        run_train(
-            RunConfig(
-                activations=run / "acts", sites=scale.sites, architecture=scale.architecture,
-                target_l0s=(scale.target_l0,), expansion=scale.expansion, steps=scale.steps,
-                batch_size=scale.batch_size, learning_rate=scale.learning_rate, seeds=(seed,), device=device,
-                out=run / "training",
-            )
-        )
+    harvest = HarvestConfig(
+        **_corpus(scale, model, sentences, device), sites=scale.sites, tokens=scale.tokens,
+        max_norm=scale.max_norm, shard_mib=64, out=run / "acts",
     )  # fmt: skip
+    print(run_harvest(harvest))
+    check_unread(run / "acts", sentences)
+    training = RunConfig(
+        activations=run / "acts", sites=scale.sites, architecture=scale.architecture, ks=(scale.k,),
+        expansion=scale.expansion, steps=scale.steps, batch_size=scale.batch_size,
+        learning_rate=scale.learning_rate, seeds=(seed,), device=device, out=run / "training",
+    )  # fmt: skip
+    print(run_train(training))
     return run / "training" / "dictionaries"
 
 
@@ -208,8 +210,9 @@ def _quality(
         for collector in collectors.values():
             collector.observe(batch, values)
 
+    batches = [_without_outliers(scale, model, list(dictionaries), batch) for batch in sample]
     with tqdm(total=2 * scale.held_out, desc="quality", unit="token") as bar:
-        scored = evaluate_all(model, list(dictionaries.values()), sample, observe=observe, progress=bar.update)
+        scored = evaluate_all(model, list(dictionaries.values()), batches, observe=observe, progress=bar.update)
     quality = {site.name: each.quality.to_json() for site, each in zip(dictionaries, scored, strict=True)}
     contexts = {
         (site.name, found.feature): [_said(tokenizer, context) for context in found.top]
@@ -217,6 +220,15 @@ def _quality(
         for found in collector.contexts()
     }
     return quality, contexts
+
+
+def _without_outliers(
+    scale: AgreementScale, model: PreTrainedModel, sites: Sequence[Site], batch: TokenBatch
+) -> TokenBatch:
+    """The tokens that count, less those of large norm at some site, as in training."""
+    norms = [x.norm(dim=-1).cpu() for x in site_values(model, sites, batch.rows.tokens).values()]
+    usual = [norm <= scale.max_norm * norm[batch.keep].median() for norm in norms]
+    return TokenBatch(batch.rows, batch.keep & torch.stack(usual).all(0))
 
 
 def _said(tokenizer: PreTrainedTokenizerBase, context: Any) -> str:

@@ -15,7 +15,7 @@ def section(result: Mapping[str, Any]) -> list[str]:
         "## Subject-verb agreement on a real language model",
         "",
         f"{found['model']} (30 layers, width 576), with dictionaries of {scale['expansion']} x 576 features trained "
-        f"by `kibitz train` ({scale['architecture']}, target L0 {scale['target_l0']:g}, {scale['steps']:,} steps of "
+        f"by `kibitz train` ({scale['architecture']}, k {scale['k']}, {scale['steps']:,} steps of "
         f"{scale['batch_size']:,}) at {', '.join(scale['sites'])}, on {scale['tokens']:,} tokens of WikiText-2, "
         "TinyStories, GAP and BOLD sentences, one a row as the prompts are. That is little: dictionaries of the "
         f"literature saw a thousand times as many. How good they are, on {scale['held_out']:,} tokens of sentences "
@@ -25,10 +25,12 @@ def section(result: Mapping[str, Any]) -> list[str]:
         "|---|---|---|---|---|---|",
         *(_quality(site, numbers) for site, numbers in found["quality"].items()),
         "",
-        "Loss recovered is against setting the site to zero. Nodes are features and errors at each position; blocks "
-        "between the sites are computed anew. Circuits are found on pairs of the train files and measured on pairs "
-        f"of the test files that did not find them (integrated gradients, {scale['steps_ig']} steps; metric: logit "
-        "difference between the verb that agrees with the clean and that with the patch subject).",
+        f"Tokens of more than {scale['max_norm']:g} times the median norm count neither in training nor here: a few "
+        "massive activations hold most of the variance. Loss recovered is against setting the site to zero. Nodes "
+        "are features and errors at each position; blocks between the sites are computed anew. Circuits are found "
+        "on pairs of the train files and measured on pairs of the test files that did not find them (integrated "
+        f"gradients, {scale['steps_ig']} steps; metric: logit difference between the verb that agrees with the clean "
+        "and that with the patch subject).",
         "",
     ]
     for name, behaviour in found["behaviours"].items():
