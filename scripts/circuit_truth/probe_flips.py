@@ -119,14 +119,20 @@ def flip_squares(
         seen = torch.ones(len(part), dtype=torch.bool)
 
         def flipped(x: Tensor, part: Tensor = part, at: tuple[Tensor, Tensor] = at, seen: Tensor = seen) -> Tensor:
-            here, d = x[at], direction[part]
-            gap = (here * d).sum(-1) + offset[part]  # new logit - old logit
-            seen &= gap < 0
-            x = x.clone()
-            x[at] = here - (2 * gap / d.square().sum(-1)).clamp(max=0)[:, None] * d
+            x, old = x.clone(), x[at]
+            x[at] = mirrored(old, direction[part], offset[part])
+            seen &= (x[at] != old).any(-1)
             return x
 
         after = measure(model, LogOdds(), chosen.clean, chosen, {site: flipped})
         fall = (base[row[part]] - after).numpy()
         found[pair[part], square[part]] = np.where(seen.numpy(), fall, np.nan)
     return found
+
+
+def mirrored(
+    x: Float[Tensor, "rows d"], direction: Float[Tensor, "rows d"], offset: Float[Tensor, " rows"]
+) -> Float[Tensor, "rows d"]:
+    """x with the sign of `x . direction + offset` turned, by the shortest step; as it is where that is not negative."""
+    gap = (x * direction).sum(-1) + offset
+    return x - (2 * gap / direction.square().sum(-1)).clamp(max=0)[:, None] * direction
