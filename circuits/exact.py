@@ -62,7 +62,7 @@ def exact_effects(
         error = base.new_zeros(len(examples), len(places))
         for low in range(0, len(nodes), batch_size):
             some = nodes[low : low + batch_size]
-            steps = torch.stack([_step(moves, dictionary, places, node) for node in some])
+            steps = _steps(moves, dictionary, places, some)
             example = torch.tensor([node.example for node in some])
             change = _measured(model, metric, examples, site, clean, example, steps) - base[example]
             for node, value in zip(some, change, strict=True):
@@ -87,16 +87,22 @@ def all_moved(moves: Moves, places: Places) -> list[Moved]:
     return [Moved(*row) for row in [*features.tolist(), *errors.tolist()]]
 
 
-def _step(moves: Moves, dictionary: Dictionary, places: Places, node: Moved) -> Float[Tensor, "length d"]:
-    """How one node moves the site's tensor in its example."""
-    length = moves.error.shape[1]
-    here = (places.index[node.example] == node.place).to(moves.error.device)
-    if node.feature == ERROR:
-        return moves.error[node.example] * here[:, None]
-    hit = (moves.feature == node.feature) & (moves.row // length == node.example)
-    change = moves.change.new_zeros(length)
-    change[moves.row[hit] % length] = moves.change[hit]
-    return (change * here)[:, None] * dictionary.W_dec[node.feature]
+def _steps(
+    moves: Moves, dictionary: Dictionary, places: Places, nodes: Sequence[Moved]
+) -> Float[Tensor, "nodes length d"]:
+    """How each node moves the site's tensor in its example."""
+    table = torch.tensor([(node.example, node.place, node.feature) for node in nodes], device=moves.error.device)
+    example, place, feature = table.unbind(1)
+    here = places.index.to(table.device)[example] == place[:, None]
+    # a feature's number is looked up once however many examples it moves in; ERROR has no number
+    wanted, inverse = feature.clamp_min(0).unique(return_inverse=True)
+    change = moves.of_features(wanted, moves.change)[inverse, example]
+    steps = torch.where(
+        (feature == ERROR)[:, None, None],
+        moves.error[example],
+        change[..., None] * dictionary.W_dec[feature.clamp_min(0)][:, None],
+    )
+    return steps * here[..., None]
 
 
 def _measured(

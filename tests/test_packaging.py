@@ -88,6 +88,7 @@ def third_party_imports(paths: list[Path]) -> set[str]:
         "tests",
         "boardgame_sweep",
         "check_golden",
+        "circuit_truth",
         "golden",
         "replicate_boardgames",
         *(path.stem for path in paths),
