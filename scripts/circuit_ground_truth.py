@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 import torch
 import tyro
-from circuit_truth import agreement_text, othello_text, planted, planted_text
+from circuit_truth import agreement_text, othello_text, planted
 from circuit_truth.agreement import AgreementScale, measure_agreement
 from circuit_truth.othello import OthelloScale, measure
 
@@ -23,7 +23,7 @@ from boardgames.lm import load_board_model
 from saes.files import read_json, write_json, write_text
 
 Part = Literal["othello", "planted", "agreement"]
-SECTIONS = {"othello": othello_text.section, "planted": planted_text.section, "agreement": agreement_text.section}
+SECTIONS = {"othello": othello_text.section, "planted": planted.section, "agreement": agreement_text.section}
 HEAD = """# Circuits against what is known
 
 Written by `python scripts/circuit_ground_truth.py`; all numbers are in circuits.json beside this file.
@@ -71,7 +71,7 @@ def _measured(recipe: Recipe, part: Part) -> dict[str, Any] | None:
         scale = OthelloScale()
         return {"scale": asdict(scale), "found": measure(model, load_dictionaries(model), scale, recipe.seed)}
     if part == "planted":
-        return planted.measure(seed=recipe.seed)
+        return planted.measure(planted.PlantedConfig(seed=recipe.seed))
     if recipe.language_model is None or recipe.text is None or recipe.pairs is None:
         return None
     scale = AgreementScale()

@@ -30,7 +30,7 @@ from circuits.examples import Examples
 ATTRIBUTES = 12
 TOKENS = 512
 CAUSAL, IDLE = 0.4, 0.2  # how often a token has an attribute that the program reads, and another one
-COPIED = 0.85  # how often the first two distractors are what the causes are
+COPIED = 0.6  # how often the first two distractors are what the causes are
 DISTRACTING_NEURONS = 4  # of each block
 CHANGED = 3  # tokens that differ in a pair though they do not matter
 
