@@ -45,7 +45,8 @@ class CircuitConfig:
     slope: Slope = "secant"
     """derivative of a downstream feature: between clean and patch, or at the clean prompt as the original"""
     derivative: Derivative = "full"
-    """of attention and norms"""
+    """of attention, MLPs and norms, for edges: at the clean prompt; path: its mean on the way to where nodes move,
+    slower and nearer the truth; frozen: at the clean prompt with patterns and norms held"""
     batch_size: int = 16
     """examples at once"""
 

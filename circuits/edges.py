@@ -80,8 +80,9 @@ def edge_effects(
     """All edges between the chosen nodes, as matrices [downstream, upstream] in the order of `chosen`.
 
     With the secant slope (node_effects), a single position per place and the full derivative, the edges into a node of
-    the residual stream add up to its effect. `derivative` "frozen" holds attention patterns and norms as they are in
-    the clean pass. `mask[site]` [batch, length, F + 1] weighs downstream nodes of single examples and positions.
+    the residual stream add up to its effect; with "path" (and a dictionary at every site) those into a node of
+    attention or an MLP do, too, as far as POINTS points tell. "frozen" holds attention patterns and norms as they are
+    in the clean pass. `mask[site]` [batch, length, F + 1] weighs downstream nodes of single examples and positions.
     """
     edges: Edges = {}
     places = examples.grouped
@@ -97,8 +98,9 @@ def edge_effects(
                     edges[up, down] = _virtual(rows, dictionaries[up], nodes[up], chosen[up], places)
                 continue
             parts: dict[Site, list[Tensor]] = {up: [] for up in ups}
-            paths = BlockPaths(model, examples, block, reads, down, clean[block.before], derivative)
-            for piece in rows.pieces(max(1, _ROWS // rows.numbers_each)):
+            line = sum(nodes[up].moves.shift for up in writers if up in nodes) if derivative == "path" else None
+            paths = BlockPaths(model, examples, block, reads, down, clean[block.before], derivative, line)
+            for piece in rows.pieces(max(1, _ROWS // (paths.points * rows.numbers_each))):
                 through = paths.back(piece)
                 for up in ups:
                     parts[up].append(_contract(through, dictionaries[up], nodes[up], chosen[up], places))

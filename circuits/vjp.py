@@ -18,13 +18,19 @@ from circuits.suffix import frozen, skipping
 from saes.families import Block, blocks
 from saes.sites import Edit, Site, capture, intervene
 
-Derivative = Literal["full", "frozen"]
-"""through everything, or with attention patterns and the scales of norms held as they are at the clean prompt, as
-attribution graphs have it: another method, whose edges do not add up to the effects of nodes"""
+Derivative = Literal["full", "path", "frozen"]
+"""of attention, MLPs and norms: at the clean prompt through everything; its mean over the line on which their input
+moves, with which the edges into their nodes add up, too, and closed gates and saturated patterns do not hide edges; or
+at the clean prompt with attention patterns and the scales of norms held, as attribution graphs have it"""
+POINTS = 8
+"""of the line, in the middle of as many pieces"""
 
 
 class BlockPaths:
-    """The path from the stream at `reads` to the sublayer's output `writes`, at the clean prompts."""
+    """The path from the stream at `reads` to the sublayer's output `writes`, at the clean prompts.
+
+    `shift`: how the stream at `reads` moves, and then the derivative is the mean over POINTS of that line.
+    """
 
     def __init__(
         self,
@@ -35,16 +41,20 @@ class BlockPaths:
         writes: Site,
         before: Float[Tensor, "batch length d"],
         derivative: Derivative = "full",
+        shift: Float[Tensor, "batch length d"] | None = None,
     ) -> None:
         leaves: list[Tensor] = []
+        self.points = 1 if shift is None else POINTS
 
         def leaf(x: Tensor) -> Tensor:
+            if shift is not None:
+                x = x + torch.cat([(k + 0.5) / POINTS * shift for k in range(POINTS)])
             leaves.append(x.detach().requires_grad_())
             return leaves[-1]
 
         index = blocks(model).index(block)
-        edits: dict[Site, Edit] = {block.before: lambda _: before}
-        tokens = examples.clean.to(model.device)
+        edits: dict[Site, Edit] = {block.before: lambda _: before.repeat(self.points, 1, 1)}
+        tokens = examples.clean.to(model.device).repeat(self.points, 1)
         held = Recording([]) if derivative == "frozen" else nullcontext()
         # the fused attention kernels have no batched backward pass
         with (
@@ -60,6 +70,7 @@ class BlockPaths:
         self._output, self._leaf = values[writes], leaves[0]
 
     def back(self, cotangents: Float[Tensor, "nodes batch length d"]) -> Float[Tensor, "nodes batch length d"]:
-        """Gradients at `reads` for each of the cotangents at `writes`."""
-        (found,) = torch.autograd.grad(self._output, self._leaf, cotangents, is_grads_batched=True, retain_graph=True)
-        return found
+        """Gradients at `reads` for each of the cotangents at `writes`, means over the points of the line."""
+        repeated = cotangents.repeat(1, self.points, 1, 1)
+        (found,) = torch.autograd.grad(self._output, self._leaf, repeated, is_grads_batched=True, retain_graph=True)
+        return found.unflatten(1, (self.points, -1)).mean(1)

@@ -173,12 +173,13 @@ class Bench:
         truth: Truth,
         ends: Mapping[Site, Tensor | FeatureActs],
     ) -> Iterator[Area]:
-        """Edges between all active nodes, by four ways to take derivatives, and by the effects of their ends."""
+        """Edges between all active nodes, by five ways to take derivatives, and by the effects of their ends."""
         chosen = {s: _chosen(here) for s, here in active.items()}
         candidates = self._candidates(places, truth, chosen)
         at = {s: node_sizes[s][c.places, c.features] for s, c in chosen.items()}
         ways = {
             "secant": self._edge_scores(examples, chosen, ends, "full"),
+            "secant, path": self._edge_scores(examples, chosen, ends, "path"),
             "clean slope": self._edge_scores(examples, chosen, ends, "full", slope="clean"),
             "secant, frozen": self._edge_scores(examples, chosen, ends, "frozen"),
             "attribution, clean slope": self._edge_scores(

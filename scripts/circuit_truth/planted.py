@@ -20,7 +20,7 @@ from circuits.intervals import interval, resampled_means
 
 ENDS: tuple[Name, ...] = ("patch", "mean", "zero")
 NODES = ("attribution", "ig", "ig, left", "exact", "change")
-EDGES = ("secant", "clean slope", "secant, frozen", "attribution, clean slope", "product of ends")
+EDGES = ("secant", "secant, path", "clean slope", "secant, frozen", "attribution, clean slope", "product of ends")
 COARSE = ("EAP", "clean-corrupted", "EAP-IG, inputs", "EAP-IG, activations", "exact", "change")
 SHORT = 0.02  # what a method has to fall short of the best by to be named
 

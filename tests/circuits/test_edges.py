@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from circuits import vjp
 from circuits.attribution import node_effects
 from circuits.edges import Chosen, edge_effects
 from circuits.feature_acts import states_of
@@ -73,6 +74,27 @@ def test_edges_through_attention_and_mlp_equal_finite_differences(case, path):
         )
         assert expected.abs().max() > 1e-4
         torch.testing.assert_close(edges[up, down][:, column], expected, rtol=1e-5, atol=1e-7)
+
+
+def test_on_the_path_edges_into_attention_and_mlp_nodes_add_up_too(case, monkeypatch):
+    """The mean derivative of a module over the line times the line is what the module's output gains."""
+    model, examples, dictionaries, nodes, every = case
+    missed = {}
+    for derivative, points in (("full", 1), ("path", 1), ("path", 4), ("path", 16)):
+        monkeypatch.setattr(vjp, "POINTS", points)
+        edges = edge_effects(model, dictionaries, examples, nodes, every, derivative=derivative)
+        for block in blocks(model):
+            for down, writers in ((block.attn, [block.before]), (block.mlp, [block.attn, block.before])):
+                total = sum(edges[up, down].sum(1) for up in writers)
+                effect = nodes[down].dense(24).sum_positions().mean_examples().joined()
+                assert effect.abs().max() > 1e-3
+                missed[derivative, points, down.name] = float((total - effect).abs().max() / effect.abs().max())
+    for site in ("attn_0", "mlp_0", "attn_1", "mlp_1"):
+        full, one, four, many = (
+            missed[way, points, site] for way, points in (("full", 1), ("path", 1), ("path", 4), ("path", 16))
+        )
+        assert many < 1e-2 * full and many < four < one, site  # midpoints: the miss falls as their number squared
+        assert many < 5e-3
 
 
 @pytest.mark.parametrize("end", ["attn", "mlp"])
