@@ -119,7 +119,9 @@ def run_board(config: BoardConfig) -> str:
         games = label_splits(splits, game, groups, config.at, fresh=config.mode != "paper")
         results = _score(config, model, dictionaries, games)
         results.write(run, figures=config.with_figures)
-    return results.shown(config.json) + ("" if config.json else f"\nResults{' and figures' * config.with_figures}: {config.out}")
+    return results.shown(config.json) + (
+        "" if config.json else f"\nResults{' and figures' * config.with_figures}: {config.out}"
+    )
 
 
 def _score(
