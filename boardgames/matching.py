@@ -11,6 +11,7 @@ from transformers import PreTrainedModel
 
 from boardgames.confusion import Confusion, count_confusion
 from boardgames.game import Labels
+from boardgames.labelled_rows import LabelledRows
 from boardgames.report import Positions
 from saes.dictionary import Dictionary
 from saes.harvest import harvest
@@ -61,17 +62,19 @@ def match_features(
     model: PreTrainedModel,
     dictionaries: Mapping[Site, Dictionary],
     features: Mapping[Site, Int[Tensor, " chosen"]],
-    positions: Positions,
-    labels: Labels | None = None,
+    positions: Positions | LabelledRows,
 ) -> dict[tuple[str, int], Match]:
     """Name chosen features of several sites, keyed by (site name, feature), from one pass over the positions.
 
-    `labels`: the properties to choose from, by default everything that a square can be.
+    Games of Othello are named after everything that a square can be; other rows bring their own labels.
     """
     wanted = {site: index for site, index in features.items() if len(index)}
     if not wanted:
         return {}
-    mask = torch.from_numpy(positions.mask)
+    if isinstance(positions, LabelledRows):
+        mask, labels = positions.mask, positions.labels
+    else:
+        mask, labels = torch.from_numpy(positions.mask), positions.everything
     parts: dict[Site, list[Tensor]] = {site: [] for site in wanted}
     start = 0
     for values in harvest(model, positions.tokens, list(wanted)):
@@ -79,7 +82,6 @@ def match_features(
         start += len(rows)
         for site, index in wanted.items():
             parts[site].append(dictionaries[site].encode_chosen(values[site][rows], index).cpu())
-    labels = positions.everything if labels is None else labels
     named: dict[tuple[str, int], Match] = {}
     for site, index in wanted.items():
         acts = torch.cat(parts[site])

@@ -42,6 +42,12 @@ class SiteEffects:
     total: Float[Tensor, " batch"] | None
     """change of the metric when the whole site moves; None where it was not measured"""
 
+    @property
+    def bytes(self) -> int:
+        """Of all tensors."""
+        moves = (t for t in vars(self.moves).values() if isinstance(t, Tensor))
+        return sum(t.nbytes for t in (*moves, self.gradient, self.acts, self.error))
+
     def dense(self, features: int) -> NodeScores:
         """Effects at every position: acts [batch, length, F], error [batch, length]."""
         acts = self.acts.new_zeros(self.error.numel(), features)

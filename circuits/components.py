@@ -241,7 +241,7 @@ def _layer(model: PreTrainedModel, family: Family, i: int, heads: bool) -> Layer
         kind = model.config.model_type
         raise ComponentError(f"{kind}: attention and MLP share a norm (no mid_norm), so they cannot be read apart")
     attn_in = Site(f"attn_in_{i}", family.attn_in.format(i=i), "in")
-    mlp_in = Site(f"mlp_in_{i}", family.mid_norm.format(i=i), "in")
+    mlp_in = Site(f"mlp_norm_in_{i}", family.mid_norm.format(i=i), "in")
     attn, mlp, resid = (find_site(model, f"{name}_{i}") for name in ("attn", "mlp", "resid"))
     return Layer(attn_in, attn, mlp_in, mlp, resid, heads_of_block(model, family, i) if heads else None)
 

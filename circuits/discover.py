@@ -25,6 +25,8 @@ from circuits.vjp import Derivative
 from saes.families import circuit_sites
 from saes.sites import Site, SiteError
 
+_HELD = 1 << 30  # bytes of effects that wait for their edges; those of more examples are measured twice
+
 
 @dataclass(frozen=True)
 class CircuitConfig:
@@ -93,14 +95,15 @@ def find_circuit(
     if not sites or sites[-1] != circuit_sites(model)[-1]:
         raise SiteError(f"a circuit needs a dictionary at {circuit_sites(model)[-1]}, the last site before the output")
     batches, names = examples.batches(config.batch_size), examples.grouped.names
-    measured: list[NodeEffects] = []
-    sizes, gaps = Sizes(len(examples)), Gaps()
+    measured: list[NodeEffects | None] = []  # None: measured again when its edges are
+    sizes, gaps, held = Sizes(len(examples)), Gaps(), 0
     for batch in tqdm(batches, desc="node effects", unit="batch", disable=not progress):
         effects = batch_effects(model, dictionaries, batch, metric, to, config, totals=True)
         for site, found in effects.items():
             sizes.add(site, found.at_places(batch.grouped, dictionaries[site].features))
             gaps.add(site, found.gap(), found.total)
-        measured.append(effects)
+        held += sum(each.bytes for each in effects.values())
+        measured.append(effects if held <= _HELD else None)
     if config.threshold is None:
         nodes = sizes.strongest(config.search * config.nodes, names)
     else:
@@ -111,6 +114,8 @@ def find_circuit(
     pairs = zip(batches, measured, strict=True)
     for batch, effects in tqdm(pairs, total=len(batches), desc="edges", unit="batch", disable=not progress):
         share = len(batch) / len(examples)
+        if effects is None:
+            effects = batch_effects(model, dictionaries, batch, metric, to, config)
         found = edge_effects(model, dictionaries, batch, effects, chosen, derivative=config.derivative)
         for pair, matrix in found.items():
             total[pair] = total[pair] + share * matrix if pair in total else share * matrix

@@ -101,7 +101,8 @@ def read_pairs(
             if reading.unequal == "error":
                 raise PairsError(
                     f"{record.where}: the clean prompt has {len(ours)} tokens and the patch prompt {len(theirs)}, and "
-                    "a pair must have as many: mend it, or leave such pairs out (unequal='skip')"
+                    "a pair must have as many: mend it, or leave such pairs out (unequal='skip', on the command line "
+                    "--unequal skip)"
                 )
             continue
         long = [(a, ids) for a, ids in zip(side[0] + side[1], found[0] + found[1], strict=True) if len(ids) != 1]
@@ -110,7 +111,7 @@ def read_pairs(
             if reading.long_answers == "error":
                 raise PairsError(
                     f"{record.where}: {reader.described(*long[0])}, and an answer must be one: mend it, or leave such "
-                    "pairs out (long_answers='skip')"
+                    "pairs out (long_answers='skip', on the command line --long-answers skip)"
                 )
             continue
         right, wrong = (tuple(ids[0] for ids in each) for each in found)

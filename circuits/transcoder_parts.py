@@ -11,8 +11,8 @@ from transformers import PreTrainedModel
 from circuits.frozen import GraphError
 from saes.dictionary import Dictionary
 from saes.digests import weights_digest
-from saes.families import blocks, find_site, site_names
-from saes.sites import Site
+from saes.families import blocks, find_site
+from saes.sites import Site, SiteError
 
 
 @dataclass(frozen=True)
@@ -124,8 +124,11 @@ def transcoders_by_block(model: PreTrainedModel, transcoders: Mapping[Site, Dict
 
 
 def site_in(model: PreTrainedModel, site: Site) -> Site:
-    """The model's own site of that name, or else the site as it is."""
-    return find_site(model, site.name) if site.name in site_names(model) else site
+    """The model's own site of that name, in any tool's spelling, or else the site as it is."""
+    try:
+        return find_site(model, site.name)
+    except SiteError:
+        return site
 
 
 def _all(names: Mapping[str, int]) -> str:

@@ -58,8 +58,8 @@ class BoardConfig:
     """score what needs no dictionary too; by default with --mode held-out"""
     faithful: bool = True
     """measure L0, variance explained and loss recovered on the same games"""
-    resampled: int = 1000
-    """random weightings of the games that intervals are taken from"""
+    resampled: tyro.conf.DisallowNone[int | None] = None
+    """random weightings of the games that intervals are taken from; by default 1000 with --mode held-out"""
     batch_rows: int = 64
     """games per forward pass"""
     device: str = "auto"
@@ -67,7 +67,8 @@ class BoardConfig:
     """of random games, permutations and resamples"""
     out: Path = Path("runs/board")
     """folder for board.json, table.md and figures; an earlier run there is replaced"""
-    figures: bool = True
+    figures: tyro.conf.DisallowNone[bool | None] = None
+    """draw the best detectors and the boards; by default with --mode held-out"""
     json: bool = False
     """print JSON in place of a table"""
 
@@ -78,13 +79,22 @@ class BoardConfig:
             raise ValueError("the paper scores dots: leave out --at, or --mode paper")
         if self.mode == "paper" and self.baselines:
             raise ValueError("the paper's mode scores dictionaries alone: leave out --baselines, or --mode paper")
-        for name, least in (("split", 20), ("resampled", 0), ("batch_rows", 1), ("seed", 0)):
-            if getattr(self, name) < least:
-                raise ValueError(f"{name} is {getattr(self, name)}: choose {least} or more")
+        if self.mode == "paper" and self.resampled is not None:
+            raise ValueError("the paper's numbers have no intervals: leave out --resampled, or --mode paper")
+        if self.mode == "paper" and self.figures:
+            raise ValueError("the paper's numbers have no figures: leave out --figures, or --mode paper")
+        least = {"split": 20, "resampled": 0, "batch_rows": 1, "seed": 0}
+        for name, value in ((name, getattr(self, name)) for name in least):
+            if value is not None and value < least[name]:
+                raise ValueError(f"{name} is {value}: choose {least[name]} or more")
 
     @property
     def with_baselines(self) -> bool:
         return self.mode == "held-out" if self.baselines is None else self.baselines
+
+    @property
+    def with_figures(self) -> bool:
+        return self.mode == "held-out" if self.figures is None else self.figures
 
     @property
     def label_set(self) -> LabelSet:
@@ -108,8 +118,10 @@ def run_board(config: BoardConfig) -> str:
         groups = groups_of(game, config.label_set, config.properties)
         games = label_splits(splits, game, groups, config.at, fresh=config.mode != "paper")
         results = _score(config, model, dictionaries, games)
-        results.write(run, figures=config.figures)
-    return results.shown(config.json) + ("" if config.json else f"\nResults and figures: {config.out}")
+        results.write(run, figures=config.with_figures)
+    return results.shown(config.json) + (
+        "" if config.json else f"\nResults{' and figures' * config.with_figures}: {config.out}"
+    )
 
 
 def _score(
@@ -123,7 +135,7 @@ def _score(
         [*sites, *neurons.values()],
         games.selection,
         games.scoring,
-        resampled=config.resampled,
+        resampled=1000 if config.resampled is None else config.resampled,
         seed=config.seed,
         batch_rows=config.batch_rows,
     )
@@ -138,7 +150,7 @@ def _score(
                 features = board.features(dictionary)
                 sizes[dictionary.site].append((dictionary.features, features.scoring.l0))
                 scores = board.referee.score(*features)
-                drawn = board.drawn(features, scores[LOW_LEVEL[games.scoring.game]]) if config.figures else None
+                drawn = board.drawn(features, scores[LOW_LEVEL[games.scoring.game]]) if config.with_figures else None
                 rows.append(replace(row, scores=scores, drawn=drawn))
             bar.update()
         for site in sites if config.with_baselines else ():

@@ -4,6 +4,7 @@ The folder holds circuit/ (the files that other commands read), circuit.html and
 results.json, and with --curves faithfulness over sizes as a figure.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,6 @@ from jaxtyping import Float
 from torch import Tensor
 
 from boardgames.matching import match_features
-from boardgames.othello.rules import random_games
-from boardgames.othello.streams import stream
-from boardgames.report import Positions
 from circuits.attribution import site_values
 from circuits.audit import audit_effects
 from circuits.circuit import Circuit, Node
@@ -29,6 +27,7 @@ from circuits.labels import Label, Labels
 from circuits.page import Context, Contexts, write_page
 from circuits.picture import draw_svg
 from circuits.provenance import provenance
+from kibitz.board_words import named_positions
 from kibitz.circuit_problem import Problem, ProblemOptions
 from kibitz.runs import check_replaceable, run_folder
 from saes.files import write_json, write_text
@@ -49,7 +48,9 @@ class FindConfig(ProblemOptions):
     curves: bool = False
     """measure circuits of all sizes too, beside random ones and neurons (many more passes)"""
     names: int = 300
-    """of Othello: random games on which features are named by the property that they match best; 0: no names"""
+    """of board models: games on which features are named by the property that they match best; 0: no names"""
+    games: tuple[Path, ...] = ()
+    """of board models: files of those games (see `kibitz games`); by default uniformly random ones"""
     out: Path = Path("runs/circuit")
     """folder for the circuit, its pages and numbers; an earlier run there is replaced"""
 
@@ -71,12 +72,12 @@ def run_find(config: FindConfig) -> str:
         results, said = measured(config, problem, discovery, run)
         write_json(run / "results.json", results)
         drawn = circuit.strongest(DRAWN_NODES, DRAWN_EDGES)
-        labels = board_labels(problem, drawn, config.names, config.seed) if config.square else {}
+        labels = board_labels(problem, drawn, config.names, config.seed, config.games)
         title = f"Circuit: {problem.said}"
         write_text(run / "circuit.svg", draw_svg(drawn, labels, title=title))
         write_page(drawn, run / "circuit.html", labels, contexts_of(problem, drawn), title=title)
     pages = f"Circuit: {config.out / 'circuit'}; to look at: {config.out / 'circuit.html'}"
-    return "\n".join([site_table(circuit, discovery), *said, pages])
+    return "\n".join([site_table(circuit, discovery), *named_table(circuit, labels), *said, pages])
 
 
 def find(problem: Problem, config: CircuitConfig) -> Discovery:
@@ -134,15 +135,20 @@ def site_table(circuit: Circuit, discovery: Discovery) -> str:
             f"{site.name:>10s}{len(nodes) - len(errors):10d}{len(errors):8d}{share / total:9.1%}"
             f"{sum(errors) / share if share else 0:11.1%}{discovery.gaps[site]:8.1%}"
         )
-    edges = f"{len(circuit.nodes)} nodes, {len(circuit.edges)} edges; gap: what the effects of a site's nodes miss of "
+    chosen = circuit.provenance.get("nodes_chosen", len(circuit.nodes))
+    cut = f" of {chosen} chosen (through the edges kept the others do not reach the output)"
+    edges = (
+        f"{len(circuit.nodes)} nodes{cut if chosen > len(circuit.nodes) else ''}, {len(circuit.edges)} edges; "
+        "gap: what the effects of a site's nodes miss of "
+    )
     return "\n".join([*rows, f"{edges}what the whole site does"])
 
 
-def board_labels(problem: Problem, circuit: Circuit, games: int, seed: int) -> Labels:
-    """Features of an Othello model by the property that they match best on random games, with F1."""
-    if not games:
+def board_labels(problem: Problem, circuit: Circuit, games: int, seed: int, files: Sequence[Path] = ()) -> Labels:
+    """Features of a model of Othello or chess by the property that they match best on some games, with F1."""
+    if not games or problem.game is None:
         return {}
-    positions = Positions(random_games(games, stream("circuit_names", seed)))
+    positions = named_positions(problem.game, files, games, seed)
     chosen = {site: nodes.features.unique() for site, nodes in circuit.chosen().items()}
     matches = match_features(problem.model, problem.dictionaries, chosen, positions)
     labels: dict[Node, Label] = {}
@@ -151,6 +157,12 @@ def board_labels(problem: Problem, circuit: Circuit, games: int, seed: int) -> L
         if match is not None:
             labels[node] = Label(match.column, match.f1)
     return labels
+
+
+def named_table(circuit: Circuit, labels: Labels, count: int = 10) -> list[str]:
+    """The strongest nodes that have a name, with it."""
+    named = sorted(labels, key=lambda node: -abs(circuit.nodes[node]))[:count]
+    return [f"{circuit.nodes[n]:+12.5g}  {n}  {labels[n]}" for n in named]
 
 
 def contexts_of(problem: Problem, circuit: Circuit) -> Contexts:

@@ -15,7 +15,7 @@ import tyro
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from boardgames.dictionaries import OTHELLO_DICTIONARIES
-from boardgames.lm import OTHELLO_GPT
+from boardgames.lm import OTHELLO_GPT, BoardGame
 from boardgames.othello.counterfactuals import counterfactuals
 from boardgames.othello.rules import square_index, square_name
 from boardgames.othello.streams import stream
@@ -30,10 +30,11 @@ from circuits.pairs import Reading, read_pairs
 from circuits.span_files import given_spans
 from circuits.span_rules import sentences, words
 from circuits.spans import Schema
+from kibitz.board_words import board_game, board_tokenizer
 from kibitz.chain.circuit import as_examples
 from saes.dictionary_set import DictionarySet
 from saes.families import circuit_sites
-from saes.models import load_model, load_tokenizer
+from saes.models import ModelError, load_model, load_tokenizer
 
 MetricName = Literal["logit", "logit-difference", "log-probability", "log-odds", "mask-mass", "kl"]
 Cut = Literal["all", "each", "spans", "words", "sentences"]
@@ -88,6 +89,8 @@ class ProblemOptions:
     """a BOS token before every prompt; by default where the tokenizer has one"""
     unequal: Literal["error", "skip"] = "error"
     """pairs of different token length"""
+    long_answers: Literal["error", "skip"] = "error"
+    """pairs with an answer of several tokens"""
     budget: float | None = None
     """GiB of dictionaries that may be in memory at once; by default all"""
     model_dtype: Literal["float32", "float64", "bfloat16"] = "float32"
@@ -141,13 +144,16 @@ class ProblemOptions:
         to = self.to or ("patch" if finding.patch is not None else "mean")
         if to == "patch" and finding.patch is None:
             raise ProblemError("these prompts have no counterfactuals: choose --to mean, zero or resample")
-        return Explained(finding, testing, METRICS[metric](), metric, to, said, shown)
+        game = board_game(model)
+        return Explained(finding, testing, METRICS[metric](), metric, to, said, shown, game)
 
     def _examples(self, model: PreTrainedModel) -> "tuple[Examples, Examples, str, Words]":
         if self.pairs is None:
             return self._games(model)
-        tokenizer = load_tokenizer(self.model or str(OTHELLO_GPT))
-        pairs = read_pairs(self.pairs, tokenizer, Reading(bos=self.bos, unequal=self.unequal))
+        tokenizer = self._tokenizer(model)
+        pairs = read_pairs(
+            self.pairs, tokenizer, Reading(bos=self.bos, unequal=self.unequal, long_answers=self.long_answers)
+        )
         pairs = replace(pairs, pairs=pairs.pairs[: self.count])
         train, test = pairs.split(self.test, self.seed)
         if not len(train) or not len(test):
@@ -155,15 +161,28 @@ class ProblemOptions:
                 f"{self.pairs}: {len(pairs)} pairs are too few to split; add some, or choose another --test"
             )
         schema = _schema(pairs, self.places)
-        finding, testing = (self._made(part, pairs, schema) for part in (train, test))
+        finding, testing = (self._made(part, pairs, schema, model.config.vocab_size) for part in (train, test))
+        for tokens in (t for part in (finding, testing) for t in (part.clean, part.patch) if t is not None):
+            if int(tokens.max()) >= model.config.vocab_size:
+                raise ProblemError(f"{self.pairs}: a prompt holds text that the model has no token for")
         left = "".join(f"; left out {n} with {why}" for why, n in pairs.skipped.items())
         return finding, testing, f"{self.pairs.name}{left}", partial(_text, tokenizer)
 
-    def _made(self, part: Pairs, whole: Pairs, schema: Schema | None) -> Examples:
+    def _tokenizer(self, model: PreTrainedModel) -> PreTrainedTokenizerBase:
+        """The one beside the model; board models have none, and their moves are written as text."""
+        try:
+            return load_tokenizer(self.model or str(OTHELLO_GPT))
+        except ModelError:
+            game = board_game(model)
+            if game is None:
+                raise
+            return board_tokenizer(game)
+
+    def _made(self, part: Pairs, whole: Pairs, schema: Schema | None, vocabulary: int) -> Examples:
         number = {id(pair): i for i, pair in enumerate(whole.pairs)}
         own = None if schema is None else schema.take(torch.tensor([number[id(pair)] for pair in part.pairs]))
         several: Literal["mask", "error"] = "mask" if self.metric == "mask-mass" else "error"
-        made = part.examples(own, explain=self.explain, several=several)
+        made = part.examples(own, explain=self.explain, several=several, vocabulary=vocabulary)
         return made.by_position() if self.places == "each" else made
 
     def _games(self, model: PreTrainedModel) -> "tuple[Examples, Examples, str, Words]":
@@ -199,6 +218,8 @@ class Explained:
     said: str
     words: Words = field(repr=False)
     """tokens of a prompt as people read them"""
+    game: BoardGame | None
+    """what the model plays, if it is a board model"""
 
 
 @dataclass(frozen=True)

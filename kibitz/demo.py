@@ -21,7 +21,8 @@ from kibitz.chain.games import prepare_games
 from kibitz.chain.shift import ShiftSettings, repair
 from kibitz.report import write_report
 from kibitz.runs import check_replaceable, run_folder, versions
-from saes.families import check_family, find_site
+from saes.families import find_site
+from saes.family_checks import check_family
 from saes.files import read_json, write_json
 from shift.tasks.othello import OwnerTaskConfig
 

@@ -26,7 +26,7 @@ from saes.densities import nearest_rows
 from saes.evaluation import evaluate_all
 from saes.families import find_site, site_width
 from saes.models import ModelError, load_tokenizer
-from saes.released import Place, locate
+from saes.released import Place, fit, locate
 from saes.samples import Sample
 
 _GAMES_PER_SPLIT = 1000
@@ -129,9 +129,7 @@ def place_at(model: PreTrainedModel, dictionary: AffineDictionary, site: str | N
         dictionary.site  # noqa: B018  # SiteError unless it reads and writes one site
         dictionary.reads = dictionary.writes = (find_site(model, site),)
     else:
-        dictionary.reads, dictionary.writes = (
-            tuple(find_site(model, each.name) for each in sites) for sites in (dictionary.reads, dictionary.writes)
-        )
+        fit(model, dictionary.reads, dictionary.writes).put(dictionary)
     dictionary.check_width(sum(site_width(model, each) for each in dictionary.reads))  # before a corpus is opened
 
 

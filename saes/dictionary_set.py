@@ -29,7 +29,7 @@ from saes.architectures import AffineDictionary
 from saes.families import site_names
 from saes.files import FileError
 from saes.formats.folders import Outline
-from saes.released import Place, Sites, locate, sites_in
+from saes.released import Fitted, Place, locate, sites_in
 from saes.sites import Site, SiteError
 
 
@@ -68,7 +68,7 @@ class DictionarySet(Mapping[Site, AffineDictionary]):
             raise ValueError("keep_on_host keeps copies for another device, but the dictionaries are to be on the CPU")
         self.budget_bytes = budget_bytes
         self._places: dict[Site, Place] = {}
-        self._sites: dict[Site, Sites] = {}
+        self._fitted: dict[Site, Fitted] = {}
         self.outlines: dict[Site, Outline] = {}
         self._open([sources] if isinstance(sources, str | Path) else sources, model)
         self._held: OrderedDict[Site, AffineDictionary] = OrderedDict()  # the one used last is at the end
@@ -80,16 +80,16 @@ class DictionarySet(Mapping[Site, AffineDictionary]):
         places = [place for source in sources for place in locate(source)]
         outlines = [place.outline() for place in places]
         names = [place.source for place in places]
-        sites: list[Sites] = [(tuple(o.reads), tuple(o.writes)) for o in outlines]
+        fitted = [Fitted(tuple(o.reads), tuple(o.writes)) for o in outlines]
         if model is not None:
-            sites = sites_in(model, outlines, names)
-        for place, outline, pair in zip(places, outlines, sites, strict=True):
-            if len(pair[0]) != 1:
+            fitted = sites_in(model, outlines, names)
+        for place, outline, each in zip(places, outlines, fitted, strict=True):
+            if len(each.reads) != 1:
                 raise FileError(f"{place.source}: reads several sites, and a set has one site for a dictionary")
-            site = pair[0][0]
+            site = each.reads[0]
             if site in self._places:
                 raise FileError(f"{place.source}: reads {site}, like {self._places[site].source}; leave one out")
-            self._places[site], self._sites[site], self.outlines[site] = place, pair, outline
+            self._places[site], self._fitted[site], self.outlines[site] = place, each, outline
         if model is not None:
             order = {name: i for i, name in enumerate(site_names(model))}
             self._places = dict(sorted(self._places.items(), key=lambda item: order[item[0].name]))
@@ -100,7 +100,7 @@ class DictionarySet(Mapping[Site, AffineDictionary]):
             return self._held[site]
         self._make_room(self.outlines[site].numbers * self.dtype.itemsize)
         dictionary = self._load(site)
-        dictionary.reads, dictionary.writes = self._sites[site]
+        self._fitted[site].put(dictionary)
         self.loads += 1
         self._make_room(bytes_of(dictionary))  # exactly now, its vectors included
         if self.budget_bytes is None or bytes_of(dictionary) <= self.budget_bytes:

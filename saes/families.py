@@ -1,23 +1,21 @@
 """Where each model family keeps its embedding, attention, MLP and residual stream: one row per family.
 
 A block is described by its residual writers in the order in which they run. Names follow Marks et al. 2024:
-embed, attn_i, mlp_i, resid_i (the output of block i), and finer ones: resid_mid_i, mlp_hidden_i (the neurons)
-and attn_heads_i (before the output projection).
+embed, attn_i, mlp_i, resid_i (the output of block i), and finer ones: resid_mid_i, mlp_in_i (what the MLP reads,
+behind the norm before it), mlp_hidden_i (the neurons) and attn_heads_i (before the output projection).
 """
 
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from difflib import get_close_matches
-from typing import Any, Literal
+from typing import Literal
 from weakref import WeakKeyDictionary
 
 import torch
-from jaxtyping import Int
-from torch import Tensor
 from transformers import PretrainedConfig, PreTrainedModel
 
-from saes.sites import Site, SiteError, capture, intervene
+from saes.sites import Site, SiteError, capture
 
 
 @dataclass(frozen=True)
@@ -38,7 +36,7 @@ class Family:
     """Module paths of one family; `{i}` stands for the block. Only the first four are needed.
 
     `attn` and `mlp` are the residual writers: their outputs are what is *added* to the residual stream, so behind a
-    norm that stands after the sublayer, if there is one. `check_family` verifies all of this on a model.
+    norm that stands after the sublayer, if there is one. `check_family` (saes/family_checks.py) verifies it on a model.
     """
 
     embed: str  # output: the residual stream before the first block
@@ -47,12 +45,13 @@ class Family:
     mlp: str
     mid_norm: str | None = None  # input: the residual stream between attention and MLP; None: they are parallel
     heads: str | None = None  # input: the concatenated heads; None: the family has no attn_heads sites
+    mlp_in: str | None = None  # input: what the MLP reads, behind the norm before it, if there is one
     neurons: str | None = None  # input: the hidden layer of the MLP, after its activation function
     attn_in: str | None = None  # input: the residual stream that attention reads; None: nodes are not heads or layers
     projections: Projections | None = None  # of the output of attn_in; None: heads are no nodes
 
     def __post_init__(self) -> None:
-        for field in ("block", "attn", "mlp", "mid_norm", "heads", "neurons", "attn_in"):
+        for field in ("block", "attn", "mlp", "mid_norm", "heads", "mlp_in", "neurons", "attn_in"):
             path = getattr(self, field)
             if path is not None and "{i}" not in path:
                 raise SiteError(f"family: {field} is {path!r}, which has no {{i}} for the number of the block")
@@ -78,6 +77,7 @@ def _gpt(attention: str, projections: Projections) -> Family:
         "transformer.h.{i}.mlp",
         "transformer.h.{i}.ln_2",
         f"transformer.h.{{i}}.{attention}",
+        "transformer.h.{i}.mlp",
         "transformer.h.{i}.mlp.c_proj",
         "transformer.h.{i}.ln_1",
         projections,
@@ -92,6 +92,7 @@ def _llama(attn: str, mlp: str, mid_norm: str, attn_in: str, projections: Projec
         f"model.layers.{{i}}.{mlp}",
         f"model.layers.{{i}}.{mid_norm}",
         "model.layers.{i}.self_attn.o_proj",
+        "model.layers.{i}.mlp",
         "model.layers.{i}.mlp.down_proj",
         f"model.layers.{{i}}.{attn_in}",
         projections,
@@ -125,6 +126,7 @@ FAMILIES: dict[str, Family] = {
         "gpt_neox.layers.{i}.mlp",
         "gpt_neox.layers.{i}.post_attention_layernorm",
         "gpt_neox.layers.{i}.attention.dense",
+        "gpt_neox.layers.{i}.mlp",
         "gpt_neox.layers.{i}.mlp.dense_4h_to_h",
         "gpt_neox.layers.{i}.input_layernorm",
         _fused("gpt_neox.layers.{i}.attention.query_key_value", interleaved=True),
@@ -147,6 +149,8 @@ _LENS = {
     r"blocks\.(\d+)\.hook_attn_out": "attn_{}",
     r"blocks\.(\d+)\.hook_mlp_out": "mlp_{}",
     r"blocks\.(\d+)\.attn\.hook_z": "attn_heads_{}",
+    r"blocks\.(\d+)\.mlp\.hook_in": "mlp_in_{}",
+    r"blocks\.(\d+)\.hook_mlp_in": "resid_mid_{}",  # the stream before the norm, in spite of its name
     r"blocks\.(\d+)\.mlp\.hook_post": "mlp_hidden_{}",
 }
 
@@ -195,6 +199,7 @@ def _named_sites(model: PreTrainedModel) -> dict[str, Site]:
             (f"attn_heads_{i}", family.heads, "in"),
             (f"attn_{i}", family.attn, "out"),
             (f"resid_mid_{i}", mid_norm, "in"),
+            (f"mlp_in_{i}", family.mlp_in, "in"),
             (f"mlp_hidden_{i}", family.neurons, "in"),
             (f"mlp_{i}", family.mlp, "out"),
             (f"resid_{i}", family.block, "out"),
@@ -217,6 +222,9 @@ def find_site(model: PreTrainedModel, name: str) -> Site:
     for pattern, ours in _LENS.items():
         if match := re.fullmatch(pattern, name):
             name = ours.format(*match.groups())
+    family = family_of(model)
+    if (match := re.fullmatch(r"blocks\.(\d+)\.mlp\.hook_out", name)) and family.mlp == family.mlp_in:
+        name = f"mlp_{match[1]}"  # elsewhere a norm stands between it and the stream
     if name in sites:
         return sites[name]
     by_path = {site.module: site for site in sites.values() if site.end == "out"}
@@ -239,65 +247,6 @@ def blocks(model: PreTrainedModel) -> list[Block]:
         Block(sites[before[i]], sites[f"attn_{i}"], sites[f"mlp_{i}"], sites[f"resid_{i}"], parallel)
         for i in range(_layers(model))
     ]
-
-
-@torch.no_grad()
-def check_family(model: PreTrainedModel, tolerance: float = 1e-3) -> None:
-    """Check the description of a model on real forward passes; SiteError names the first site that is not as described.
-
-    In every block resid_i = resid_{i-1} + attn_i + mlp_i, up to `tolerance` times what attn_i and mlp_i write (the
-    residual stream is no measure: one large entry would hide a wrong writer) and the rounding of the model's dtype.
-    In serial blocks also resid_mid_i = resid_{i-1} + attn_i; in parallel ones mlp_i must not depend on attn_i.
-    """
-    values = _every_site(model)
-    for index, block in enumerate(blocks(model)):
-        if not block.parallel:
-            _check_sum(values, find_site(model, f"resid_mid_{index}"), block.before, [block.attn], tolerance)
-        _check_sum(values, block.resid, block.before, [block.attn, block.mlp], tolerance)
-    first = blocks(model)[0]
-    if first.parallel:
-        with intervene(model, {first.attn: lambda x: 2 * x + 1}), capture(model, [first.mlp]) as edited:
-            model(input_ids=_probe(model), use_cache=False)
-        if not torch.equal(edited[first.mlp], values[first.mlp]):
-            raise SiteError(f"{first.mlp}: depends on {first.attn}, so the blocks are not parallel; name mid_norm")
-
-
-def _check_sum(values: dict[Site, Tensor], site: Site, before: Site, writers: list[Site], tolerance: float) -> None:
-    """SiteError unless `site` is `before` plus what `writers` write."""
-    terms, dtype = " + ".join(map(str, (before, *writers))), values[site].dtype
-    shapes = {str(part): list(values[part].shape) for part in (site, before, *writers)}
-    if any(shape != shapes[str(site)] for shape in shapes.values()):
-        listed = ", ".join(f"{name} {shape}" for name, shape in shapes.items())
-        raise SiteError(f"{site}: cannot be {terms}, for their shapes differ: {listed}")
-    start, end, *parts = (values[part].cpu().double() for part in (before, site, *writers))
-    written = torch.stack(parts).sum(0)
-    gap = (end - start - written).norm()
-    if not gap.isfinite():
-        raise SiteError(f"{site}: infinite or NaN in {dtype}; load the model in another dtype")
-    # a sum of three is rounded twice, by half an eps each time; four times that is allowed
-    rounding = 4 * torch.finfo(dtype).eps * torch.maximum(start.norm(), end.norm())
-    if gap > tolerance * written.norm() + rounding:
-        share = float(gap / written.norm().clamp_min(1e-12))
-        raise SiteError(f"{site}: differs from {terms} by {share:.1%} of what is written, so the family does not fit")
-
-
-def _probe(model: PreTrainedModel) -> Int[Tensor, "1 4"]:
-    return torch.arange(4, device=model.device).remainder(model.config.get_text_config().vocab_size)[None]
-
-
-def _every_site(model: PreTrainedModel) -> dict[Site, Tensor]:
-    """The values of all sites, each [1, 4, width], from one whole forward pass."""
-    sites = list(_named_sites(model).values())
-    with capture(model, sites, stop_after=False) as values:
-        model(input_ids=_probe(model), use_cache=False)
-    for site in sites:
-        if site not in values:
-            raise SiteError(f"{site}: {site.module!r} does not run in a forward pass")
-        value: Any = values[site]  # whatever a user's module hands on
-        if not isinstance(value, Tensor) or value.shape[:-1] != (1, 4):
-            found = list(value.shape) if isinstance(value, Tensor) else type(value).__name__
-            raise SiteError(f"{site}: {site.module!r} hands on {found}, not activations [batch, length, width]")
-    return values
 
 
 def site_widths(model: PreTrainedModel, sites: Iterable[Site]) -> dict[Site, int]:

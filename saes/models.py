@@ -20,7 +20,8 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from saes.families import FAMILIES, Family, check_family, describe_family, family_of_type
+from saes.families import FAMILIES, Family, describe_family, family_of_type
+from saes.family_checks import check_family
 from saes.files import FileError, write_json, write_tensors
 from saes.sites import SiteError
 

@@ -10,7 +10,7 @@ releases are addressed by their repository and folder: its table of short names 
 """
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -26,6 +26,7 @@ from saes.formats import circuit_tracer, sparsify
 from saes.formats.folders import Outline
 from saes.formats.spellings import our_name, site_named
 from saes.hub import HubAddress
+from saes.normed import Gain, divide_gain, read_in
 from saes.sites import Site, SiteError
 
 _WEIGHTS = re.compile(r"(?:dictionary|sae_weights|sae|layer_\d+)\.safetensors|ae\.pt|params\.npz")
@@ -179,28 +180,40 @@ def load_released(
     """
     place = locate_one(source)
     outline = place.outline(site, target)
-    sites = None if model is None else sites_in(model, [outline], [place.source])[0]  # before the weights are read
+    fitted = None if model is None else sites_in(model, [outline], [place.source])[0]  # before the weights are read
     dictionary = place.read(site, target, device=device, dtype=dtype)
-    if sites is not None:
-        dictionary.reads, dictionary.writes = sites
+    if fitted is not None:
+        fitted.put(dictionary)
     return dictionary
 
 
-Sites = tuple[tuple[Site, ...], tuple[Site, ...]]
-"""read and written"""
+@dataclass(frozen=True)
+class Fitted:
+    """The sites of a model that a dictionary reads and writes."""
+
+    reads: tuple[Site, ...]
+    writes: tuple[Site, ...]
+    gain: Gain | None = None
+    """of the norm behind which the model's site lies, where the dictionary reads what is before it (saes/normed.py)"""
+
+    def put(self, dictionary: AffineDictionary) -> None:
+        """Make these the sites of the dictionary, as it was read from its file."""
+        dictionary.reads, dictionary.writes = self.reads, self.writes
+        if self.gain is not None:
+            divide_gain(dictionary, self.gain)
 
 
-def sites_in(model: PreTrainedModel, outlines: Sequence[Outline], sources: Sequence[str]) -> list[Sites]:
+def sites_in(model: PreTrainedModel, outlines: Sequence[Outline], sources: Sequence[str]) -> list[Fitted]:
     """The model's sites that dictionaries read and write; SiteError if one is not there or has another width."""
     found = []
     for outline, source in zip(outlines, sources, strict=True):
         try:
-            found.append((_of_model(model, outline.reads), _of_model(model, outline.writes)))
+            found.append(fit(model, outline.reads, outline.writes))
         except SiteError as error:
             raise SiteError(f"{source}: {error}; name its site with `site`") from None
-    widths = site_widths(model, {site for reads, writes in found for site in (*reads, *writes)})
-    for (reads, writes), outline, source in zip(found, outlines, sources, strict=True):
-        for sites, width in ((reads, outline.width_in), (writes, outline.width)):
+    widths = site_widths(model, {site for each in found for site in (*each.reads, *each.writes)})
+    for each, outline, source in zip(found, outlines, sources, strict=True):
+        for sites, width in ((each.reads, outline.width_in), (each.writes, outline.width)):
             if (there := sum(widths[site] for site in sites)) != width:
                 names = " + ".join(map(str, sites))
                 raise SiteError(
@@ -209,5 +222,11 @@ def sites_in(model: PreTrainedModel, outlines: Sequence[Outline], sources: Seque
     return found
 
 
-def _of_model(model: PreTrainedModel, sites: Iterable[Site]) -> tuple[Site, ...]:
-    return tuple(find_site(model, site.name) for site in sites)
+def fit(model: PreTrainedModel, reads: Sequence[Site], writes: Sequence[Site]) -> Fitted:
+    """The model's own sites of those names; SiteError if one is not there."""
+    if len(reads) == 1:
+        site, gain = read_in(model, reads[0])
+        read: tuple[Site, ...] = (site,)
+    else:
+        read, gain = tuple(find_site(model, site.name) for site in reads), None
+    return Fitted(read, tuple(find_site(model, site.name) for site in writes), gain)

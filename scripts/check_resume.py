@@ -25,8 +25,11 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from saes.files import read_state, read_tensors, write_json
 
-ARGUMENTS = ("--sites", "resid_1", "mlp_1", "--batch-size", "256", "--expansion", "2", "--learning-rate", "0.003")
-READS = ("--context", "32", "--refill-rows", "64", "--held-out-tokens", "500", "--prefetch", "True", "--device", "cpu")
+ARGUMENTS = (
+    *("--sites", "resid_1", "mlp_1", "--batch-size", "256", "--expansion", "2", "--learning-rate", "0.003"),
+    *("--refill-rows", "64", "--held-out-tokens", "500", "--device", "cpu"),
+)
+READS = ("--context", "32", "--prefetch", "True")
 WORDS = 90
 
 

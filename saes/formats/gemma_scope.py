@@ -11,7 +11,8 @@ of
     gemma-scope-2b-pt-transcoders   blocks.20.ln2.hook_normalized -> mlp_20
 
 A transcoder reads the stream divided by its root mean square, *before* the norm's gain, which its authors folded into
-the MLP's weights: no module of a transformers model hands that on, so it keeps TransformerLens' name of the tensor.
+the MLP's weights: no module of a transformers model hands that on, so it keeps TransformerLens' name of the tensor
+until it is read with a model (saes/normed.py).
 Dictionaries of token embeddings are refused: by what their inputs were scaled is not in the files.
 """
 

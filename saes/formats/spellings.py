@@ -24,12 +24,14 @@ _LENS = {  # TransformerLens' names; SAELens and circuit-tracer use them
     "attn_{}": "blocks.{}.hook_attn_out",
     "mlp_{}": "blocks.{}.hook_mlp_out",
     "attn_heads_{}": "blocks.{}.attn.hook_z",
+    "mlp_in_{}": "blocks.{}.mlp.hook_in",
     "mlp_hidden_{}": "blocks.{}.mlp.hook_post",
 }
 _PATHS = {  # of modules in transformers models, from the top or from the base model (sparsify)
     "resid_{}": r"(?:.+\.)?(?:layers|h)\.(\d+)",
     "attn_{}": r"(?:.+\.)?(?:layers|h)\.(\d+)\.(?:attn|self_attn|attention)",
     "mlp_{}": r"(?:.+\.)?(?:layers|h)\.(\d+)\.mlp",
+    "mlp_in_{}": r"(?:.+\.)?(?:layers|h)\.(\d+)\.mlp\.input",  # what sparsify's transcoders of a module read
 }
 _PATTERNS = [(ours, re.escape(lens).replace(r"\{\}", r"(\d+)")) for ours, lens in _LENS.items()] + list(_PATHS.items())
 
@@ -38,6 +40,8 @@ def our_name(foreign: str) -> str:
     """Our name of a site that another tool names; its own if we have none."""
     if match := re.fullmatch(r"blocks\.(\d+)\.hook_resid_pre", foreign):
         return f"resid_{int(match[1]) - 1}" if int(match[1]) else "embed"
+    if match := re.fullmatch(r"blocks\.(\d+)\.hook_mlp_in", foreign):  # the stream before the norm
+        return f"resid_mid_{match[1]}"
     for ours, pattern in _PATTERNS:
         if match := re.fullmatch(pattern, foreign):
             return ours.format(match[1])

@@ -15,6 +15,7 @@ from tqdm import tqdm
 from transformers import PreTrainedModel
 
 from boardgames.game import label
+from boardgames.labelled_rows import LabelledRows
 from boardgames.matching import match_features
 from boardgames.othello.dependence import dependence
 from boardgames.othello.properties import CORRECTED, EVERYTHING
@@ -45,11 +46,13 @@ def name_features(model: PreTrainedModel, dictionaries: Dictionaries, games: int
     """Match every feature of every dictionary with all properties, on random games of their own."""
     positions = Positions(random_games(games, stream("circuit_names", seed)))
     labels = label(positions.replay.at(positions.mask), PROPERTIES)
+    mask = torch.from_numpy(positions.mask)
+    rows = LabelledRows(positions.tokens, mask, mask, labels, {})
     index = {name: i for i, name in enumerate(labels.columns)}
     names = Names({}, {}, labels.columns)
     for site, dictionary in tqdm(dictionaries.items(), desc="names", unit="site"):
         every = torch.arange(dictionary.features)
-        matches = match_features(model, {site: dictionary}, {site: every}, positions, labels)
+        matches = match_features(model, {site: dictionary}, {site: every}, rows)
         names.column[site] = np.full(len(every), -1)
         names.f1[site] = np.zeros(len(every))
         for (_, feature), match in matches.items():

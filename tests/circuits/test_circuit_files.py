@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from circuits import discover
 from circuits.circuit import CircuitError
 from circuits.circuit_files import load_circuit, save_circuit
 from circuits.discover import CircuitConfig, find_circuit
@@ -39,6 +40,16 @@ def test_a_circuit_survives_its_file(case, tmp_path):
     assert said["metric"] == {"name": "logit-difference"} and said["config"]["nodes"] == 20
     assert said["examples"]["count"] == len(examples) and set(said["dictionaries"]) == {s.name for s in dictionaries}
     assert set(said["versions"]) == {"kibitz", "torch", "transformers"}
+
+
+def test_effects_that_are_not_kept_for_the_edges_are_measured_again_to_the_bit(case, monkeypatch):
+    model, dictionaries, examples = case
+    config = replace(CONFIG, batch_size=2)
+    kept, again = [], []
+    for found, held in ((kept, discover._HELD), (again, 0)):
+        monkeypatch.setattr(discover, "_HELD", held)
+        found.append(find_circuit(model, dictionaries, examples, LogitDifference(), config, progress=False).circuit)
+    assert contents(kept[0]) == contents(again[0]) and again[0].edges
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from transformers import PreTrainedModel
 
 from saes.architectures import ReLUDictionary, transcoder
 from saes.dictionary import Dictionary
-from saes.families import blocks, family_of, find_site
+from saes.families import blocks, find_site
 from saes.sites import Site, capture
 from tests.saes.models_for_tests import some_tokens, tiny
 
@@ -18,9 +18,7 @@ FEATURES = 12
 
 def mlp_input(model: PreTrainedModel, block: int) -> Site:
     """What the MLP module of a block reads: behind the norm, if one stands before it."""
-    path = family_of(model).neurons
-    assert path is not None
-    return Site(f"mlp_in_{block}", path.format(i=block).rsplit(".", 1)[0], "in")
+    return find_site(model, f"mlp_in_{block}")
 
 
 def transcoders_for(

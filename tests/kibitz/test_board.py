@@ -124,6 +124,7 @@ def test_the_papers_mode(chess_files, tmp_path):
     config = BoardConfig((str(chess_files / "dictionary"),), model=str(chess_files / "model"), out=tmp_path, **shared)
     assert "coverage divided by 768" in run_board(config)
     assert "coverage divided by 768" in run_board(replace(config, baselines=False)), "said again, but not refused"
+    assert not list(tmp_path.glob("*.png")) and "figures" not in run_board(replace(config, figures=False))
     found = json.loads((tmp_path / "board.json").read_text())
     assert found["labels"] == "paper" and found["sets"][0]["paper"]["pieces off start"]["denominator"] == 768
     assert set(found["sets"][0]["paper"]["check"]) >= {"coverage", "reconstruction", "reconstruction_last"}
@@ -190,6 +191,9 @@ def test_broken_games_are_counted_in_what_is_said(tmp_path):
         ([RESID_1, "--model", "MODEL", "--games", "GAMES", "--no-parts", "--split", "20"], "resid_1"),
         ([RESID_1, "--mode", "paper", "--at", "moves"], "the paper scores dots: leave out --at, or --mode paper"),
         ([RESID_1, "--mode", "paper", "--baselines"], "leave out --baselines, or --mode paper"),
+        ([RESID_1, "--mode", "paper", "--resampled", "10"], "no intervals: leave out --resampled, or --mode paper"),
+        ([RESID_1, "--mode", "paper", "--figures"], "no figures: leave out --figures, or --mode paper"),
+        ([RESID_1, "--resampled", "-1"], "resampled is -1: choose 0 or more"),
         ([RESID_1, "--at", "characters"], "at is characters: Othello is scored at every move; leave out --at"),
         ([RESID_1, "--properties", "unicorn", "--split", "20"], "no property of othello is called 'unicorn'"),
         ([str(OTHELLO_DICTIONARIES / "resid_9")], "resid_9"),

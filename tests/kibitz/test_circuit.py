@@ -1,14 +1,26 @@
 """`kibitz circuit` from the command line: what is written, what other commands read, what is said of wrong input."""
 
 import json
+from itertools import islice
 from pathlib import Path
 
 import networkx
 import numpy as np
 import pytest
+import torch
 
+from boardgames.chess.play import random_games
+from boardgames.chess.properties import CORRECTED
+from boardgames.confusion import THRESHOLDS
+from boardgames.labelled import label_chess
+from boardgames.lm import CHESS_GPT
 from circuits import load_circuit
 from kibitz.cli import main
+from saes.architectures import TopKConfig, TopKDictionary
+from saes.checkpoint import save_dictionary
+from saes.families import find_site
+from saes.models import load_model
+from saes.sites import Site, capture
 
 FIND = ["circuit", "find", "--square", "b4", "--line", "down"]
 SMALL = [
@@ -99,7 +111,7 @@ def test_show_diff_and_export(found, tmp_path, capsys):
         (["find", "--square", "b9", "--line", "down"], "square 'b9'"),
         (["find", "--square", "b4", "--line", "down", "--nodes", "0"], "nodes is 0"),
         (["find", "--square", "b4", "--line", "down", "--to", "resample", "--count", "1"], "count is 1"),
-        (["find", "--pairs", "none.json"], "no tokenizer can be read"),
+        (["find", "--pairs", "none.json"], "none.json: no such file"),
         (["show", "nothing"], "no such file"),
         (["discover", "--shortest", "90"], "shortest is 90"),
     ],
@@ -120,3 +132,63 @@ def test_behaviours_of_othello(tmp_path, capsys):
     assert (tmp_path / "d" / found["behaviours"][0]["page"]).is_file()
     assert found["behaviours"][1]["page"] is None
     assert "circuits/0/circuit.html" in (tmp_path / "d" / "index.html").read_text()
+
+
+CHESS = [
+    ("1.e4 e5 2.Nf3 ", "1.d4 d5 2.Nf3 ", "N", "e"),
+    ("1.e4 e5 2.Nc3 ", "1.c4 e5 2.Nc3 ", "N", "d"),
+    ("1.e4 g6 2.d4 ", "1.c4 g6 2.d4 ", "B", "e"),
+    ("1.e4 e6 2.d4 ", "1.d4 e6 2.c4 ", "d", "N"),
+]
+
+
+def chess_pairs(path: Path, rows: list[tuple[str, str, str, str]]) -> Path:
+    names = ("clean_prefix", "patch_prefix", "clean_answer", "patch_answer")
+    path.write_text("".join(json.dumps(dict(zip(names, row, strict=True))) + "\n" for row in rows))
+    return path
+
+
+def test_nodes_of_chess_are_named_by_its_properties(tmp_path, capsys):
+    """By the best F1 over properties and thresholds, here counted by hand on the same random games."""
+    model = load_model(CHESS_GPT)
+    site = find_site(model, "resid_5")
+    dictionary = TopKDictionary(TopKConfig(128, 64, k=4), [site])
+    save_dictionary(dictionary, tmp_path / "dictionaries" / "resid_5")
+    pairs = chess_pairs(tmp_path / "pairs.jsonl", CHESS)
+    given = ["--model", str(CHESS_GPT), "--pairs", str(pairs), "--names", "6", "--test", "0.25", "--nodes", "8"]
+    quick = ["--steps", "2", "--audit", "0", "--random", "1", "--edges", "9", "--out", str(tmp_path / "run")]
+    main(["circuit", "find", str(tmp_path / "dictionaries"), *given, *quick])
+    said = capsys.readouterr().out
+    circuit = load_circuit(tmp_path / "run" / "circuit")
+    features = {node.feature for node in circuit.nodes if node.feature is not None}
+    games = [each.transcript for each in islice(random_games(0), 6)]
+    positions = label_chess(games, {name: [asked] for name, asked in CORRECTED.items()}, "moves")
+    with torch.no_grad(), capture(model, [site]) as values:
+        model(input_ids=positions.tokens, use_cache=False)
+    acts = dictionary.encode(values[site][positions.mask]).detach().numpy()
+    lines = [line.strip().split("  ") for line in said.splitlines() if ", F1 " in line]
+    named, checked = {node: label for _, node, label in lines}, 0
+    page = (tmp_path / "run" / "circuit.html").read_text()
+    for feature in features:
+        own = acts[:, feature]
+        if not own.max() > 0:
+            continue
+        best = 0.0
+        for threshold in THRESHOLDS.tolist():
+            fires = own > threshold * own.max()
+            hits = (fires[:, None] & positions.labels.matrix).sum(0)
+            total = fires.sum() + positions.labels.matrix.sum(0)
+            best = max(best, float((2 * hits / np.maximum(total, 1)).max()))
+        name, f1 = named[f"resid_5/{feature}"].rsplit(", F1 ", 1)
+        assert float(f1) == pytest.approx(best, abs=6e-3)
+        assert name in positions.labels.columns and name in page
+        checked += 1
+    assert checked
+
+
+def test_text_of_board_models_is_checked(tmp_path, capsys):
+    save_dictionary(TopKDictionary(TopKConfig(128, 64, k=4), [Site("resid_5", "")]), tmp_path / "resid_5")
+    pairs = chess_pairs(tmp_path / "pairs.jsonl", [("1.é4 ", "1.d4 ", "e", "d"), *CHESS])
+    given = ["--model", str(CHESS_GPT), "--pairs", str(pairs), "--out", str(tmp_path / "run")]
+    said = fails(capsys, "circuit", "find", str(tmp_path), *given)
+    assert "a prompt holds text that the model has no token for" in said

@@ -1,8 +1,10 @@
 """`kibitz train`: what a run folder holds, going on with it, and whom it turns away."""
 
 import fcntl
+import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -24,27 +26,46 @@ from saes.run_checkpoints import Checkpoints
 SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "check_resume.py"
 
 
-@pytest.fixture(autouse=True)
-def few_games(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(material, "GAME_TOKENS", 15_000)
+SETTINGS = RunConfig(
+    sites=("resid_0", "mlp_0"),
+    coefficients=(0.02, 0.1),
+    steps=20,
+    batch_size=64,
+    refill_rows=32,
+    expansion=2,
+    save_every=8,
+    log_every=10,
+)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def few_games() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(material, "GAME_TOKENS", 15_000)
+        yield
 
 
 @pytest.fixture
 def config(tmp_path: Path) -> RunConfig:
-    return RunConfig(
-        sites=("resid_0", "mlp_0"),
-        coefficients=(0.02, 0.1),
-        steps=20,
-        batch_size=64,
-        expansion=2,
-        save_every=8,
-        log_every=10,
-        out=tmp_path / "run",
-    )
+    return replace(SETTINGS, out=tmp_path / "run")
 
 
-def test_many_sites_and_members_from_one_pass(config):
-    printed = run_train(config)
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory, few_games) -> tuple[Path, str]:
+    """A run that has come to its end, and what it printed; not to be touched."""
+    out = tmp_path_factory.mktemp("trained") / "run"
+    return out, run_train(replace(SETTINGS, out=out))
+
+
+@pytest.fixture
+def finished(config, trained) -> RunConfig:
+    """A copy of that run, at the place that `config` names."""
+    shutil.copytree(trained[0], config.out)
+    return config
+
+
+def test_many_sites_and_members_from_one_pass(finished, trained):
+    config, printed = finished, trained[1]
     rows = read_json(config.out / "results.json")["rows"]
     assert [(row["site"], row["coefficient"]) for row in rows] == [
         (site, c) for site in ("resid_0", "mlp_0") for c in (0.02, 0.1)
@@ -64,9 +85,8 @@ def weights(out: Path) -> dict[str, dict[str, torch.Tensor]]:
     }
 
 
-def test_a_run_goes_on_where_it_stopped(config, monkeypatch):
-    run_train(config)
-    expected = weights(config.out)
+def test_a_run_goes_on_where_it_stopped(config, trained, monkeypatch):
+    expected = weights(trained[0])
     other = replace(config, out=config.out.parent / "other")
     saved = Checkpoints.save
 
@@ -86,22 +106,20 @@ def test_a_run_goes_on_where_it_stopped(config, monkeypatch):
         assert all(torch.equal(found[folder][name], tensor) for name, tensor in tensors.items())
 
 
-def test_other_settings_are_refused_and_nothing_is_touched(config):
-    run_train(config)
-    before = {p: p.read_bytes() for p in config.out.rglob("*") if p.is_file()}
+def test_other_settings_are_refused_and_nothing_is_touched(finished):
+    before = {p: p.read_bytes() for p in finished.out.rglob("*") if p.is_file()}
     with pytest.raises(RunError, match=r"other settings \(learning_rate is 0.001 there and 0.01 here\)"):
-        run_train(replace(config, learning_rate=0.01))
-    assert {p: p.read_bytes() for p in config.out.rglob("*") if p.is_file()}.keys() == before.keys()
+        run_train(replace(finished, learning_rate=0.01))
+    assert {p: p.read_bytes() for p in finished.out.rglob("*") if p.is_file()} == before
 
 
-def test_a_run_from_before_a_setting_existed_goes_on_with_its_default(config):
-    run_train(config)
-    manifest = read_json(config.out / "manifest.json")
+def test_a_run_from_before_a_setting_existed_goes_on_with_its_default(finished):
+    manifest = read_json(finished.out / "manifest.json")
     del manifest["settings"]["board_every"], manifest["settings"]["max_norm"]
-    write_json(config.out / "manifest.json", manifest)
-    run_train(config)
+    write_json(finished.out / "manifest.json", manifest)
+    run_train(finished)
     with pytest.raises(RunError, match=r"max_norm is None there and 5.0 here"):
-        run_train(replace(config, max_norm=5.0))
+        run_train(replace(finished, max_norm=5.0))
 
 
 def test_other_games_at_the_same_place_are_refused(config, tmp_path):
@@ -112,16 +130,15 @@ def test_other_games_at_the_same_place_are_refused(config, tmp_path):
             run_train(replace(config, games=games))
 
 
-def test_a_second_process_is_turned_away(config):
-    run_train(config)
-    with open(config.out / "lock", "a+") as lock:
+def test_a_second_process_is_turned_away(finished):
+    with open(finished.out / "lock", "a+") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         lock.truncate(0)
         lock.write("4321")
         lock.flush()
         with pytest.raises(LockError, match="process 4321 is training in this folder"):
-            run_train(config)
-    run_train(config)
+            run_train(finished)
+    run_train(finished)
 
 
 def test_another_folder_is_left_alone(config, tmp_path):

@@ -6,14 +6,17 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 import torch
 
+from kibitz import train
 from kibitz.cli import main
 from saes.checkpoint import load_dictionary
 from saes.files import read_json, read_tensors, write_json
+from saes.ranks import Ranks
 from tests.saes.corpora_for_tests import texts, word_tokenizer
 from tests.saes.models_for_tests import tiny
 
@@ -122,8 +125,12 @@ def test_features_are_split_and_a_run_changes_its_number_of_processes(folder, ca
     assert "Dictionaries:" in capsys.readouterr().out
 
 
-@pytest.mark.slow
-def test_a_batch_that_cannot_be_shared(folder):
-    status, _, err = finished(launch(folder, "a", "--batch-size", "63"))
-    assert status == 1 and "kibitz: batch_size is 63: 2 processes cannot share it evenly" in err
+def test_a_batch_that_cannot_be_shared(folder, monkeypatch, capsys):
+    two = Ranks()
+    two.size = 2
+    monkeypatch.setattr(train, "joined", lambda *_: nullcontext(two))
+    with pytest.raises(SystemExit) as leaving:
+        main(["train", *SETTINGS, "--out", "a", "--batch-size", "63"])
+    assert leaving.value.code == 1
+    assert "kibitz: batch_size is 63: 2 processes cannot share it evenly" in capsys.readouterr().err
     assert not (folder / "a").exists()

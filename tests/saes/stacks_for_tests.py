@@ -100,9 +100,9 @@ class Case:
         trainer.initialise(self.batch(10**6, dtype, device))
         return trainer
 
-    def batch(self, number: int, dtype: torch.dtype = torch.float64, device: str = "cpu") -> Batch:
+    def batch(self, number: int, dtype: torch.dtype = torch.float64, device: str = "cpu", rows: int = ROWS) -> Batch:
         """Batch `number` of the data, whose rows are sparse sums of planted atoms."""
-        x = Planted(width=WIDTH, atoms=20, seed=1).rows(ROWS, seed=number).to(device, dtype)
+        x = Planted(width=WIDTH, atoms=20, seed=1).rows(rows, seed=number).to(device, dtype)
         if " " not in self.variant:
             return Batch(x, x)
         return Batch(x[:, :9].contiguous(), x.roll(1, 1).relu())

@@ -4,7 +4,8 @@ from dataclasses import replace
 
 import pytest
 
-from saes.families import FAMILIES, blocks, check_family, circuit_sites, find_site, site_width
+from saes.families import FAMILIES, blocks, circuit_sites, find_site, site_width
+from saes.family_checks import check_family
 from saes.sites import SiteError
 from tests.saes.models_for_tests import FAMILY_NAMES, hook_count, tiny
 

@@ -8,19 +8,37 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from typing import Any
+from unittest import mock
 
 import pytest
 import torch
 
-from saes import measured, sparse_step
+from saes import measured, objective, optim, sparse_step
+from saes.dead_features import AuxK
 from saes.entries import Dense, Padded
 from saes.measured import CapacityError
+from saes.objective import Loss
 from saes.penalties import Lp, LpConfig
 from saes.trainer import Trainer
-from tests.saes.stacks_for_tests import AUXK, CASES, FEATURES, ROWS, Case, distance, unchecked, worst
+from tests.saes.stacks_for_tests import CASES, FEATURES, Case, distance, unchecked, worst
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 DEVICE = "cpu" if INTERPRETED else "cuda"
+ROWS = 8  # of a batch: the interpreter takes a millisecond for each program of a row or a feature
+
+
+def torchs_adam() -> Any:
+    """The optimiser takes no kernel: the reference is torch's."""
+    return mock.patch.object(optim, "available", return_value=False)
+
+
+def both(dense: Trainer, active: Trainer, case: Case, number: int) -> tuple[Loss, Loss]:
+    """One step of each on the same batch."""
+    batch = case.batch(number, device=DEVICE, rows=ROWS)
+    with torchs_adam():
+        loss = dense.step(batch)
+    return loss, active.step(batch)
 
 
 @pytest.mark.slow
@@ -51,8 +69,7 @@ class TestPaddedStep:
         members = (0, 1) if name == "topk" else (0,)  # the interpreter is slow
         dense, active = (case.trainer(members, step, device=DEVICE) for step in ("dense", "active"))
         for number in range(2):
-            batch = case.batch(number, device=DEVICE)
-            losses = dense.step(batch), active.step(batch)
+            losses = both(dense, active, case, number)
             assert isinstance(losses[1].encoded.features.layout, Padded)
             assert distance(losses[1].total, losses[0].total) < 1e-12
             assert torch.equal(losses[0].encoded.features.fired(), losses[1].encoded.features.fired())
@@ -61,36 +78,39 @@ class TestPaddedStep:
             assert max(distance(ours[key], theirs[key]) for key in ("exp_avg", "exp_avg_sq")) < 1e-9
 
     def test_auxk_is_the_dense_one_too(self) -> None:
-        case = Case("topk", None, (AUXK,), ks=(2,))
+        case = Case("topk", None, (AuxK(alpha=0.1, dead_after=3 * ROWS),), ks=(2,))
         dense, active = (case.trainer(step=step, device=DEVICE) for step in ("dense", "active"))
         for trainer in (dense, active):
             with torch.no_grad():
                 trainer.stack.W_enc[:, ::2] *= 1e-2
         for number in range(4):
-            batch = case.batch(number, device=DEVICE)
-            losses = dense.step(batch), active.step(batch)
+            losses = both(dense, active, case, number)
         assert float(losses[0].terms["auxk"][0]) > 0
         assert distance(losses[1].terms["auxk"], losses[0].terms["auxk"]) < 1e-10
 
     def test_a_sparse_run_takes_it_and_resumes_bit_for_bit(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(measured, "LEAST_ROOM", 32)
+        monkeypatch.setattr(objective, "MEASURE_EVERY", 2)
         case = Case("relu", lambda members: Lp([LpConfig(1.0, warmup=1) for _ in members]))
 
         def run(trainer: Trainer, until: int) -> list[type]:
             ways = []
             while trainer.steps_done < until:
-                loss = trainer.step(case.batch(trainer.steps_done, device=DEVICE))
+                loss = trainer.step(case.batch(trainer.steps_done, device=DEVICE, rows=ROWS))
                 ways.append(type(loss.encoded.features.layout))
             return ways
 
         trainer = case.trainer(device=DEVICE)
-        ways = run(trainer, 33)
-        # step 20 was the first to be measured below the limit, which the host reads at step 30
-        assert ways == [Dense] * 31 + [Padded] * 2
+        ways = run(trainer, 1)
+        with torch.no_grad():
+            trainer.stack.b_enc -= 0.5
+        ways += run(trainer, 6)
+        # step 2 was the first to be measured below the limit, which the host reads at step 4
+        assert ways == [Dense] * 5 + [Padded]
         assert trainer.objective._measured.capacity == 32 < FEATURES
         resumed = case.trainer(device=DEVICE)
         resumed.load_state_dict(copy.deepcopy(trainer.state_dict()))
-        assert run(resumed, 36) == run(trainer, 36) == [Padded] * 3
+        assert run(resumed, 8) == run(trainer, 8) == [Padded] * 2
         for key, value in trainer.stack.state_dict().items():
             assert torch.equal(resumed.stack.state_dict()[key], value), key
 
@@ -98,7 +118,7 @@ class TestPaddedStep:
         case = Case("relu", lambda members: Lp([LpConfig(0.1) for _ in members]))
         trainer = case.trainer(step="active", device=DEVICE)
         trainer.objective._measured.capacity = 2
-        before = trainer.step(case.batch(0, device=DEVICE)).encoded.features.layout
+        before = trainer.step(case.batch(0, device=DEVICE, rows=ROWS)).encoded.features.layout
         assert before.overflow and before.columns.shape == (ROWS, 2)
         for ask in (trainer.objective.numbers, trainer.state_dict, trainer.finish):
             with pytest.raises(CapacityError, match="not exact"):
@@ -107,7 +127,7 @@ class TestPaddedStep:
     def test_entries_come_back_dense(self) -> None:
         case = CASES["relu"]
         trainer = case.trainer((0, 1), "active", device=DEVICE)
-        loss = trainer.step(case.batch(0, device=DEVICE))
+        loss = trainer.step(case.batch(0, device=DEVICE, rows=ROWS))
         features = loss.encoded.features
         whole = features.dense()
         torch.testing.assert_close(whole.sum((1, 2)) / whole.shape[1], features.mean_sums())

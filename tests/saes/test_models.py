@@ -12,7 +12,8 @@ import pytest
 import torch
 from transformers import BertConfig, BertForMaskedLM, GPTJConfig, GPTJForCausalLM, T5Config, T5ForConditionalGeneration
 
-from saes.families import FAMILIES, Family, blocks, check_family, describe_family, find_site
+from saes.families import FAMILIES, Family, blocks, describe_family, find_site
+from saes.family_checks import check_family
 from saes.models import DTYPES, ModelError, load_model, load_tokenizer, save_model
 from saes.sites import SiteError, capture
 from tests.saes.models_for_tests import FAMILY_NAMES, MORE_FAMILIES, some_tokens, tiny

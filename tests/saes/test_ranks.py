@@ -22,7 +22,7 @@ ROOT = Path(__file__).parents[2]
 @pytest.mark.slow
 @pytest.mark.parametrize("processes", DIVISIONS)
 def test_several_processes_are_one(processes, tmp_path):
-    """float64, 50 steps, every architecture with its parts: weights, moments, p, queues, dead counters, thresholds."""
+    """float64, every architecture with its parts: weights, moments, p, queues, dead counters, thresholds."""
     out = tmp_path / "found.json"
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
     done = subprocess.run(
