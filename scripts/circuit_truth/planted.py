@@ -34,7 +34,7 @@ class PlantedConfig:
     """of these, how many dictionaries are trained on"""
     recipe: str = "p_annealing"
     """of saes.recipes"""
-    steps: int = 1500
+    steps: int = 800
     """of training"""
     pairs: int = 12
     """examples of an instance"""
