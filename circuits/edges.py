@@ -98,7 +98,9 @@ def edge_effects(
                     edges[up, down] = _virtual(rows, dictionaries[up], nodes[up], chosen[up], places)
                 continue
             parts: dict[Site, list[Tensor]] = {up: [] for up in ups}
-            line = sum(nodes[up].moves.shift for up in writers if up in nodes) if derivative == "path" else None
+            line = None
+            if derivative == "path":
+                line = torch.stack([nodes[up].moves.shift for up in writers if up in nodes]).sum(0)
             paths = BlockPaths(model, examples, block, reads, down, clean[block.before], derivative, line)
             for piece in rows.pieces(max(1, _ROWS // (paths.points * rows.numbers_each))):
                 through = paths.back(piece)

@@ -52,6 +52,6 @@ def _gain(norm: nn.Module, width: int, model: PreTrainedModel) -> Gain:
 def divide_gain(dictionary: AffineDictionary, gain: Gain) -> None:
     """Make a dictionary of x one of gain * x, exactly: the same features, skip term and reconstruction."""
     gain = gain.to(dictionary.W_enc)
-    dictionary.W_enc /= gain
+    dictionary.W_enc.div_(gain)
     if dictionary.config.skip:
-        dictionary.W_skip /= gain[:, None]
+        dictionary.W_skip.div_(gain[:, None])

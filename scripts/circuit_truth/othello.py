@@ -13,13 +13,14 @@ from circuit_truth.behaviours import Behaviour, behaviours
 from circuit_truth.naming import Composites, Names, name_features, node_table
 from circuit_truth.probe_flips import SquareUse, square_use
 from circuit_truth.scores import NUMBERS, Truth, agreement
-from circuits.attribution import node_effects
-from circuits.discover import CircuitConfig, find_circuit
+from circuits.attribution import counterfactual, node_effects
+from circuits.discover import CircuitConfig
 from circuits.exact import exact_effects
 from circuits.faithfulness import faithfulness
 from circuits.feature_acts import Dictionaries, NodeScores
 from circuits.intervals import interval, resampled_means
 from circuits.metrics import LogOdds
+from circuits.ranked import rank_nodes
 from saes.sites import Site
 
 
@@ -126,13 +127,15 @@ def _faithful(
     model: PreTrainedModel, dictionaries: Dictionaries, found: Behaviour, testing: Behaviour, scale: OthelloScale
 ) -> dict[str, dict[str, float]]:
     """Of circuits of some sizes, on the behaviour's other pairs."""
-    config = CircuitConfig(max(FAITHFUL), edges=1, steps=scale.steps)
-    largest = find_circuit(model, dictionaries, found.examples, LogOdds(), config, progress=False).circuit
+    config, metric = CircuitConfig(steps=scale.steps), LogOdds()
+    ranking, _ = rank_nodes(
+        model, dictionaries, found.examples, metric, counterfactual, config, "absolute", progress=False
+    )
     numbers = {}
     for size in FAITHFUL:
         score = faithfulness(
-            model, dictionaries, largest.strongest(size, 1).kept(dictionaries), found.examples, testing.examples,
-            LogOdds(), random_circuits=0, overlap=True,
+            model, dictionaries, ranking.mask(size, dictionaries), found.examples, testing.examples, metric,
+            random_circuits=0, overlap=True,
         )  # fmt: skip
         numbers[str(size)] = {
             "errors as nodes": score.faithfulness,

@@ -130,11 +130,11 @@ def _reading(usual: Row, found: Mapping[str, Any]) -> str:
     room = usual["ceiling f1"][0] - usual["f1"][0]
     exact, ig = (_row(found["table"], {"method": m}, "exact too") for m in ("exact", "ig"))
     better = exact["auroc"][0] - ig["auroc"][0]
+    compared = "better than" if better > 0.02 else "worse than" if better < -0.02 else "as well as"
     return (
         f"the circuits name causal squares {'better' if above > 0 else 'no better'} than naming every differing "
         f"square (F1 {above:+.2f}; the intervals {'are apart' if apart else 'overlap'}) and "
         f"{chance:+.2f} against chance; {room:.2f} of F1 is left to what the same "
         "dictionaries could name. Exact patching ranks squares "
-        f"{'better' if better > 0.02 else 'worse' if better < -0.02 else 'as well'} as integrated gradients do "
-        f"(AUROC {better:+.2f})."
+        f"{compared} integrated gradients do (AUROC {better:+.2f})."
     )
