@@ -32,6 +32,7 @@ from circuits.span_rules import sentences, words
 from circuits.spans import Schema
 from kibitz.board_words import board_game, board_tokenizer
 from kibitz.chain.circuit import as_examples
+from kibitz.evaluate import ours_below
 from saes.dictionary_set import DictionarySet
 from saes.families import circuit_sites
 from saes.models import ModelError, load_model, load_tokenizer
@@ -244,9 +245,11 @@ _NEEDS = {
 def open_dictionaries(model: PreTrainedModel, sources: tuple[str, ...], budget: float | None = None) -> Dictionaries:
     """Dictionaries by their sites, in forward order, read when they are needed; ProblemError for sites of no circuit.
 
+    A source is an address on the hub, a folder of another tool, or a folder with ours anywhere below it.
     `budget`: GiB of weights that may be in memory at once.
     """
-    found = DictionarySet(sources, model=model, budget_bytes=None if budget is None else int(budget * 2**30))
+    folders = [str(folder) for source in sources for folder in ours_below(source) or [source]]
+    found = DictionarySet(folders, model=model, budget_bytes=None if budget is None else int(budget * 2**30))
     order = circuit_sites(model)
     strange = [site.name for site in found if site not in order]
     if strange:

@@ -102,11 +102,15 @@ def find_dictionaries(sources: tuple[str, ...]) -> dict[str, Place]:
     """
     found: list[Place] = []
     for source in sources:
-        path = Path(source).expanduser()
-        ours = [file.parent for file in sorted(path.rglob("dictionary.safetensors")) if not _hidden(file, path)]
-        found += [Place(source, folder, "kibitz") for folder in ours] or locate(source)
+        found += [Place(source, folder, "kibitz") for folder in ours_below(source)] or locate(source)
     by_path = {(p.folder if p.layer is None else p.weights).resolve(): p for p in found}
     return {_short_name(path, list(by_path)): place for path, place in by_path.items()}
+
+
+def ours_below(source: str) -> list[Path]:
+    """The folders of our dictionaries anywhere below a folder, but for checkpoints; none where it is an address."""
+    path = Path(source).expanduser()
+    return [file.parent for file in sorted(path.rglob("dictionary.safetensors")) if not _hidden(file, path)]
 
 
 def _short_name(path: Path, among: list[Path]) -> str:

@@ -140,7 +140,8 @@ def _dictionary_tables(dictionary: str, result: Mapping[str, Any]) -> list[str]:
             f"{mean['variance explained']:.3f}, L0 {mean['L0']:.1f} where {mean['true L0']:.1f} are on. Error nodes "
             f"have {mean['error share']:.0%} of all effects. A feature counts as the planted one with which it has a "
             f"cosine above {SAME:.2f} (no two can have that); a true node for which no active feature stands "
-            "counts as missed.",
+            "counts as missed, and a feature that mixes a cause with what goes with it counts as false, whatever it "
+            "carries. So areas below those of the true dictionaries, and below .5, are what the dictionaries cost.",
             "",
         ]
     for what, methods in (("nodes", NODES), ("edges", EDGES)):

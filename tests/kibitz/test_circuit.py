@@ -1,6 +1,7 @@
 """`kibitz circuit` from the command line: what is written, what other commands read, what is said of wrong input."""
 
 import json
+import shutil
 from itertools import islice
 from pathlib import Path
 
@@ -12,9 +13,11 @@ import torch
 from boardgames.chess.play import random_games
 from boardgames.chess.properties import CORRECTED
 from boardgames.confusion import THRESHOLDS
+from boardgames.dictionaries import OTHELLO_DICTIONARIES
 from boardgames.labelled import label_chess
-from boardgames.lm import CHESS_GPT
+from boardgames.lm import CHESS_GPT, OTHELLO_GPT
 from circuits import load_circuit
+from kibitz.circuit_problem import open_dictionaries
 from kibitz.cli import main
 from saes.architectures import TopKConfig, TopKDictionary
 from saes.checkpoint import save_dictionary
@@ -192,3 +195,12 @@ def test_text_of_board_models_is_checked(tmp_path, capsys):
     given = ["--model", str(CHESS_GPT), "--pairs", str(pairs), "--out", str(tmp_path / "run")]
     said = fails(capsys, "circuit", "find", str(tmp_path), *given)
     assert "a prompt holds text that the model has no token for" in said
+
+
+def test_a_folder_of_kibitz_train_is_enough(tmp_path):
+    """Its dictionaries lie two folders down, beside checkpoints that are none."""
+    model = load_model(str(OTHELLO_GPT))
+    for name in ("resid_1", "resid_3"):
+        shutil.copytree(OTHELLO_DICTIONARIES / name, tmp_path / "dictionaries" / name / "k-8_seed-0")
+    shutil.copytree(OTHELLO_DICTIONARIES / "mlp_2", tmp_path / "checkpoints" / "mlp_2")
+    assert [site.name for site in open_dictionaries(model, (str(tmp_path),))] == ["resid_1", "resid_3"]
