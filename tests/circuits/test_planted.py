@@ -11,7 +11,8 @@ from circuits.edges import wiring
 from circuits.end_points import end_points
 from circuits.feature_acts import states_of
 from circuits.metrics import LogitDifference, measure
-from saes.families import blocks, check_family
+from saes.families import blocks
+from saes.family_checks import check_family
 from saes.sites import capture, intervene
 
 SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"

@@ -452,7 +452,7 @@ def test_strangers_of_sparsify(tmp_path):
         assert_same(outputs(load_any(folder), rows()), sparsify_formula(folder, rows()))
     assert load_any(tmp_path / "run" / "layers.3").site.name == "resid_3"
     translating = load_any(tmp_path / "run" / "layers.5.mlp")
-    assert (translating.reads[0].name, translating.writes[0].name) == ("layers.5.mlp.input", "mlp_5")
+    assert (translating.reads[0].name, translating.writes[0].name) == ("mlp_in_5", "mlp_5")
     renamed = read_format("sparsify", tmp_path / "run" / "layers.5.mlp", "resid_mid_5", "mlp_5")
     assert renamed.reads[0].name == "resid_mid_5"
     with pytest.raises(FileError, match="holds 4 coders"):
