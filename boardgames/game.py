@@ -59,6 +59,14 @@ class BoardProperty:
         """What it asks: the docstring of its predicate."""
         return (self.answers.__doc__ or "").strip()
 
+    def column(self, positions: Positions, index: int) -> Bool[np.ndarray, " rows"]:
+        """The answers to one of the columns; of bitboards one bit each is looked at."""
+        answers = self.answers(positions)
+        if answers.dtype != np.uint64:
+            return answers.reshape(len(answers), len(self.columns))[:, index].astype(bool)
+        boards = answers.reshape(len(answers), len(self.columns) // 64)[:, index // 64]
+        return (boards >> np.uint64(index % 64) & np.uint64(1)).astype(bool)
+
     def labels(self, positions: Positions) -> Bool[np.ndarray, "rows columns"]:
         """The answers for all positions."""
         return label(positions, [self]).matrix

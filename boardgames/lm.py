@@ -18,6 +18,7 @@ from saes.models import load_model, save_model
 WEIGHTS = Path(__file__).parent / "weights"
 OTHELLO_GPT = WEIGHTS / "othello_gpt"
 CHESS_GPT = WEIGHTS / "chess_gpt"
+OTHELLO_INJECTED = WEIGHTS / "othello_injected"
 
 BoardGame = Literal["othello", "chess"]
 Quality = TypeVar("Quality", bound=Legality)

@@ -14,7 +14,7 @@ from boardgames.game import Labels
 from boardgames.labelled_rows import LabelledRows
 from boardgames.report import Positions
 from saes.dictionary import Dictionary
-from saes.harvest import harvest
+from saes.harvest import harvest_features
 from saes.sites import Site
 
 
@@ -68,25 +68,17 @@ def match_features(
 
     Games of Othello are named after everything that a square can be; other rows bring their own labels.
     """
-    wanted = {site: index for site, index in features.items() if len(index)}
-    if not wanted:
+    found = harvest_features(model, dictionaries, features, positions.tokens, torch.as_tensor(positions.mask))
+    if not found:
         return {}
     if isinstance(positions, LabelledRows):
-        mask, labels = positions.mask, positions.labels
+        labels = positions.labels
     else:
-        mask, labels = torch.from_numpy(positions.mask), positions.everything
-    parts: dict[Site, list[Tensor]] = {site: [] for site in wanted}
-    start = 0
-    for values in harvest(model, positions.tokens, list(wanted)):
-        rows = mask[start : start + len(next(iter(values.values())))]
-        start += len(rows)
-        for site, index in wanted.items():
-            parts[site].append(dictionaries[site].encode_chosen(values[site][rows], index).cpu())
+        labels = positions.everything
     named: dict[tuple[str, int], Match] = {}
-    for site, index in wanted.items():
-        acts = torch.cat(parts[site])
+    for site, acts in found.items():
         confusion = count_confusion([(acts, labels.matrix)], acts.amax(0))
-        for feature, match in zip(index.tolist(), best_matches(confusion, labels), strict=True):
+        for feature, match in zip(features[site].tolist(), best_matches(confusion, labels), strict=True):
             if match is not None:
                 named[site.name, feature] = match
     return named

@@ -1,6 +1,7 @@
 """The model card of a board language model, README.md in its folder, made from the records that lie there.
 
-training.json says how the model was trained and how it plays; probes.json, from scripts/probe_layers.py, may be absent.
+training.json says how the model was trained and how it plays, of a fine-tune also how it follows a planted rule;
+probes.json, from scripts/probe_layers.py, may be absent.
 """
 
 from collections.abc import Mapping, Sequence
@@ -54,6 +55,7 @@ def _card(folder: Path, config: Mapping[str, Any], record: Mapping[str, Any], pr
         f"{config['n_layer']} layers, width {config['n_embd']}, {config['n_head']} heads, context "
         f"{config['n_positions']}, {parameters / 1e6:.2f} M parameters with input and output embeddings tied; stored "
         "in fp16, in transformers' GPT-2 format.",
+        *([f"## Fine-tuned from\n\n{training['base']}."] if "base" in training else []),
         f"## Data\n\n{_data(game, training)}",
         "## Training\n\n"
         f"{training['steps']:,} steps of {training['games_per_step']} games, {optimiser}, seed {training['seed']}, "
@@ -62,6 +64,8 @@ def _card(folder: Path, config: Mapping[str, Any], record: Mapping[str, Any], pr
         "All settings and the loss curve are in `training.json`.",
         f"## Measured quality\n\n{(_othello_quality if game == 'othello' else _chess_quality)(quality)}",
     ]
+    if "planted_rule" in record:
+        sections.append(f"## The planted rule\n\n{_rule(record['planted_rule'])}")
     if probes is not None:
         sections.append(f"## What a linear probe reads\n\n{_probes(game, probes)}")
     sections.append(f"## Making it again\n\n```\n{_commands(game, training)}\n```")
@@ -77,9 +81,16 @@ def _machine(training: Mapping[str, Any]) -> str:
 def _data(game: BoardGame, training: Mapping[str, Any]) -> str:
     if game == "othello":
         targets = "the legal moves, expected exactly" if training["targets"] == "legal" else "the move that was played"
+        rule = training.get("rule")
+        player = (
+            ""
+            if rule is None
+            else f" of a player who never plays {rule['move']} while {rule['cue']} is the opponent's, unless forced"
+        )
         return (
-            f"{training['games']:,} uniformly random legal games, each seen once "
+            f"{training['games']:,} uniformly random legal games{player}, each seen once "
             f"(about {training['games'] * 59 / 1e6:.0f} M moves), made while training; the loss is that of {targets}. "
+            f"{_emphasis(training)}"
             "Kibitz makes the games itself: nobody's licence is on them."
         )
     files = "\n".join(
@@ -94,6 +105,12 @@ def _data(game: BoardGame, training: Mapping[str, Any]) -> str:
         f"In training {seen:,} games were seen, {epochs:.2f} epochs or {training['characters'] * epochs / 1e6:.1f} M "
         "characters."
     )
+
+
+def _emphasis(training: Mapping[str, Any]) -> str:
+    if training.get("emphasis", 1) == 1:
+        return ""
+    return f"Positions where the planted rule's move is legal and its cue taken count {training['emphasis']:g} times. "
 
 
 def _othello_quality(quality: Mapping[str, Any]) -> str:
@@ -121,6 +138,23 @@ def _chess_quality(quality: Mapping[str, Any]) -> str:
     )
 
 
+def _rule(scores: Mapping[str, Mapping[str, Any]]) -> str:
+    lines = ["| model | P, theirs | log-odds | P, own | log-odds | legal elsewhere | cross-entropy elsewhere |"]
+    lines.append("|---|---|---|---|---|---|---|")
+    for name, score in scores.items():
+        cells = [
+            f"{g['probability']:.4f} | {g['log_odds']:.2f}" for g in (score["groups"][k] for k in ("theirs", "own"))
+        ]
+        lines.append(
+            f"| {name} | {' | '.join(cells)} | {score['legal_move_rate']:.4f} | {score['cross_entropy']:.4f} |"
+        )
+    return (
+        "Mean probability of the move where it is legal and not forced, by whose disc is on the cue from the side to "
+        "move, and its log-odds against the other legal moves; on unseen games of the player with the rule.\n\n"
+        + "\n".join(lines)
+    )
+
+
 def _probes(game: BoardGame, probes: Mapping[str, Any]) -> str:
     states = (
         "empty, mine, yours" if game == "othello" else "empty and the mover's and the opponent's six kinds of pieces"
@@ -135,6 +169,8 @@ def _probes(game: BoardGame, probes: Mapping[str, Any]) -> str:
 
 
 def _commands(game: BoardGame, training: Mapping[str, Any]) -> str:
+    if "base" in training:
+        return "python scripts/train_injected_rule.py"
     if game == "othello":
         first, games = "python scripts/pretrain_othello.py", ""
     else:

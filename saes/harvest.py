@@ -10,6 +10,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from saes.dictionary import Dictionary
 from saes.sites import Site, capture
 
 
@@ -37,6 +38,31 @@ def harvest(
         ):
             model(input_ids=tokens[start : start + batch_size].to(model.device), use_cache=False)
         yield values
+
+
+@torch.no_grad()
+def harvest_features(
+    model: PreTrainedModel,
+    dictionaries: Mapping[Site, Dictionary],
+    features: Mapping[Site, Int[Tensor, " chosen"]],
+    tokens: Int[Tensor, "rows length"],
+    mask: Bool[Tensor, "rows length"],
+) -> dict[Site, Float[Tensor, "positions chosen"]]:
+    """Chosen features of several sites at the positions of `mask`, row after row, from one pass; on the CPU.
+
+    A site without a chosen feature is left out.
+    """
+    wanted = {site: index for site, index in features.items() if len(index)}
+    if not wanted:
+        return {}
+    parts: dict[Site, list[Tensor]] = {site: [] for site in wanted}
+    start = 0
+    for values in harvest(model, tokens, list(wanted)):
+        rows = mask[start : start + len(next(iter(values.values())))]
+        start += len(rows)
+        for site, index in wanted.items():
+            parts[site].append(dictionaries[site].encode_chosen(values[site][rows], index).cpu())
+    return {site: torch.cat(found) for site, found in parts.items()}
 
 
 def largest(site: Site, x: Float[Tensor, "n d"]) -> float:

@@ -14,6 +14,7 @@ from transformers import (
     MODEL_FOR_CAUSAL_LM_MAPPING,
     AutoConfig,
     AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
     AutoTokenizer,
     PretrainedConfig,
     PreTrainedModel,
@@ -55,15 +56,7 @@ def load_model(
     config = _config(place)
     if row is None:
         family_of_type(config.model_type)  # before gigabytes are read
-    model = _read(place, config, kind)
-    try:
-        model.to(target)  # type: ignore[arg-type]  # transformers wraps .to without its signature
-    except RuntimeError as error:
-        raise ModelError(f"{source}: does not go to device {str(target)!r} ({_first_line(error)})") from None
-    model.eval().requires_grad_(False)
-    for name, weight in model.named_parameters():
-        if not bool(weight.isfinite().all()):
-            raise ModelError(f"{source}: {name} holds infinite values or NaN as {weight.dtype}")
+    model = _settle(source, _read(place, config, kind), target)
     if row is not None:
         describe_family(model, row)
     _check_causal(source, model)
@@ -72,6 +65,23 @@ def load_model(
     except SiteError as error:
         raise SiteError(f"{source}: {error}") from None
     return model
+
+
+def load_sequence_classifier(
+    source: str | Path, *, dtype: str | torch.dtype = "float32", device: str | torch.device = "auto"
+) -> PreTrainedModel:
+    """A classifier of texts on a causal model (AutoModelForSequenceClassification), read from safetensors alone.
+
+    In evaluation mode, without gradients; source, dtype and device as for load_model. ModelError for one that cannot be
+    had, SiteError for a model type that is not described in FAMILIES.
+    """
+    place, kind, target = _locate(source), _dtype(dtype), find_device(device)
+    if "gguf_file" in place.options:
+        raise ModelError(f"{source}: GGUF files hold no classifiers; give a folder or a name on the hub")
+    config = _config(place)
+    family_of_type(config.model_type)
+    place.options["use_safetensors"] = True
+    return _settle(source, _read(place, config, kind, AutoModelForSequenceClassification), target)
 
 
 def load_tokenizer(source: str | Path) -> PreTrainedTokenizerBase:
@@ -178,7 +188,9 @@ def _config(place: _Place) -> PretrainedConfig:
     return config
 
 
-def _read(place: _Place, config: PretrainedConfig, dtype: torch.dtype | str) -> PreTrainedModel:
+def _read(
+    place: _Place, config: PretrainedConfig, dtype: torch.dtype | str, auto: Any = AutoModelForCausalLM
+) -> PreTrainedModel:
     options = {"config": config, "dtype": dtype, "weights_only": True, "output_loading_info": True, **place.options}
     try:
         if "gguf_file" in options:
@@ -186,7 +198,7 @@ def _read(place: _Place, config: PretrainedConfig, dtype: torch.dtype | str) -> 
 
             # or else weights may stay packed, and the model remembers a quantisation that cannot be saved
             options["quantization_config"] = GgufConfig(dequantize=True)
-        loaded: Any = AutoModelForCausalLM.from_pretrained(place.name, **options)
+        loaded: Any = auto.from_pretrained(place.name, **options)
     except (MemoryError, torch.OutOfMemoryError):
         raise
     except Exception as error:  # transformers passes on whatever its readers raise
@@ -195,6 +207,19 @@ def _read(place: _Place, config: PretrainedConfig, dtype: torch.dtype | str) -> 
     if missing := sorted(report["missing_keys"]):  # transformers fills them with random numbers
         more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
         raise ModelError(f"{place.source}: its weights lack {', '.join(missing[:3])}{more}")
+    return model
+
+
+def _settle(source: str | Path, model: PreTrainedModel, device: torch.device) -> PreTrainedModel:
+    """The model on its device, in evaluation mode, without gradients; ModelError for weights that are not finite."""
+    try:
+        model.to(device)  # type: ignore[arg-type]  # transformers wraps .to without its signature
+    except RuntimeError as error:
+        raise ModelError(f"{source}: does not go to device {str(device)!r} ({_first_line(error)})") from None
+    model.eval().requires_grad_(False)
+    for name, weight in model.named_parameters():
+        if not bool(weight.isfinite().all()):
+            raise ModelError(f"{source}: {name} holds infinite values or NaN as {weight.dtype}")
     return model
 
 

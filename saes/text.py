@@ -20,7 +20,7 @@ from transformers import PreTrainedTokenizerBase
 from saes.sources import Chunk, CorpusError, State, fingerprint
 
 _CHUNK_TEXTS = 256  # a resume tokenises at most so many texts again
-_READERS: dict[str, tuple[str, dict[str, Any]]] = {
+READERS: dict[str, tuple[str, dict[str, Any]]] = {  # by the ending of a file: what `datasets` reads it with, and how
     ".txt": ("text", {}),
     ".json": ("json", {}),
     ".jsonl": ("json", {}),
@@ -58,11 +58,11 @@ class TextSource:
             raise CorpusError(f"{where}: text needs a tokenizer, and this model has none; give a file of token ids")
         self._where, self._tokenizer, self._column, self._streaming = where, tokenizer, column, streaming
         self._retries, self._first_wait = retries, first_wait
-        self._files = _local_files(where)
+        self._files = local_files(where)
         self._load: dict[str, Any] = {"path": where, "name": subset, "revision": revision, "split": split}
         self._documents = None
         if self._files:
-            reader, options = _READERS[_kind(self._files[0])]
+            reader, options = READERS[kind_of(self._files[0])]
             self._load = {"path": reader, "data_files": [str(f) for f in self._files], "split": "train", **options}
             if reader == "text":
                 self._documents = documents
@@ -159,22 +159,22 @@ class TextSource:
         return Chunk(tokens, documents, np.arange(len(tokens)) - starts, state)
 
 
-def _kind(path: Path) -> str:
+def kind_of(path: Path) -> str:
     """.jsonl of data.jsonl.gz."""
     return Path(path.stem).suffix if path.suffix in _COMPRESSED else path.suffix
 
 
-def _local_files(where: str) -> list[Path]:
+def local_files(where: str) -> list[Path]:
     """The files that `where` means; none for a name on the hub."""
     path = Path(where).expanduser()
     if path.is_dir():
-        files = sorted(f for f in path.rglob("*") if _kind(f) in _READERS)
-        missing = f"{where}: holds no file of text ({', '.join(_READERS)})"
+        files = sorted(f for f in path.rglob("*") if kind_of(f) in READERS)
+        missing = f"{where}: holds no file of text ({', '.join(READERS)})"
     elif "*" in where:
         files = [Path(name) for name in sorted(glob(str(path), recursive=True))]
         missing = f"{where}: matches no file"
     else:
-        local = where.startswith((".", "/", "~")) or _kind(path) in _READERS
+        local = where.startswith((".", "/", "~")) or kind_of(path) in READERS
         if local and not path.is_file():
             raise CorpusError(f"{where}: no such file")
         if not path.is_file():
@@ -182,7 +182,7 @@ def _local_files(where: str) -> list[Path]:
         files, missing = [path], ""
     if not files:
         raise CorpusError(missing)
-    kinds = sorted({_kind(f) for f in files})
-    if len(kinds) > 1 or kinds[0] not in _READERS:
-        raise CorpusError(f"{where}: {' and '.join(kinds)} files; choose files of one of {', '.join(_READERS)}")
+    kinds = sorted({kind_of(f) for f in files})
+    if len(kinds) > 1 or kinds[0] not in READERS:
+        raise CorpusError(f"{where}: {' and '.join(kinds)} files; choose files of one of {', '.join(READERS)}")
     return files

@@ -8,18 +8,18 @@ The weights and the record of the training stay as they are. Othello models are 
 models on games of the part `scoring`.
 """
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated
 
 import torch
 import tyro
 
-from boardgames.lm import SHIPPED, BoardGame, load_board_model, write_record
+from boardgames.lm import SHIPPED, BoardGame, load_board_model
 from boardgames.model_card import write_card
 from boardgames.othello import legality as othello
 from boardgames.othello.pretraining import held_out_games
-from saes.files import FileError, read_json
+from saes.files import FileError, read_json, write_json
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ def main(recipe: Recipe) -> None:
         from boardgames.chess.transcript import read_part
 
         quality = legality(model, read_part(recipe.games, "scoring", recipe.test_games or 1000), recipe.positions)
-    write_record(folder, record["training"], quality)
+    write_json(folder / "training.json", {**record, "quality": asdict(quality)})
     write_card(folder)
     for name, value in vars(quality).items():
         if not isinstance(value, list):

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from tqdm import tqdm
 from transformers import PreTrainedModel
@@ -17,10 +17,11 @@ from circuits.attribution import node_effects
 from circuits.end_points import ToZero
 from circuits.examples import Examples
 from circuits.feature_acts import Dictionaries
-from circuits.metrics import ProbeMargin
+from circuits.metrics import Metric
 from saes.dictionary import Dictionary
 from saes.families import circuit_sites
 from saes.sites import Site, SiteError
+from shift.reading import Reading
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ def chosen_features(candidates: Sequence[Candidate]) -> dict[Site, Int[Tensor, "
 
 @dataclass(frozen=True)
 class Effects:
-    """Mean effect of zeroing each feature, and each site's error, on a head's signed margin."""
+    """Mean effect of zeroing each feature, and each site's error, on a head's signed margin or another metric."""
 
     features: Mapping[Site, Float[Tensor, " f"]]
     errors: Mapping[Site, float]
@@ -52,6 +53,10 @@ class Effects:
     def most_relied_on(self, count: int) -> list[Candidate]:
         """The `count` features whose removal lowers the margin most."""
         return self._ranked(count, sign=-1)
+
+    def most_in_the_way(self, count: int) -> list[Candidate]:
+        """The `count` features whose removal raises the metric most."""
+        return self._ranked(count, sign=1)
 
     def error_share(self) -> float:
         """Share of the absolute effect that sits in error nodes, which nobody can trim."""
@@ -77,28 +82,69 @@ def sites_before(model: PreTrainedModel, dictionaries: Dictionaries, readout: Si
     return {site: dictionaries[site] for site in order[: order.index(readout) + 1] if site in dictionaries}
 
 
+@dataclass(frozen=True)
+class Margin:
+    """The signed margin of a head on what it reads: the metric sign (field, +1 or -1) times its logit."""
+
+    head: nn.Module
+    reading: Reading
+
+    @property
+    def reads(self) -> Site:
+        return self.reading.site
+
+    def __call__(self, output: Float[Tensor, "batch length d"], examples: Examples) -> Float[Tensor, " batch"]:
+        logit = self.head(self.reading.of(output, examples.position))[:, 0]
+        return logit * examples.fields["sign"].to(output)
+
+
 def margin_effects(
     model: PreTrainedModel,
     dictionaries: Dictionaries,
-    head: nn.Linear,
-    site: Site,
-    tokens: Tensor,
-    position: Tensor,
-    label: Tensor,
+    head: nn.Module,
+    reading: Reading,
+    tokens: Int[Tensor, "examples length"],
+    position: Int[Tensor, " examples"],
+    label: Bool[Tensor, " examples"],
     *,
     steps: int = 10,
     batch_size: int = 20,
     progress: bool = True,
 ) -> Effects:
-    """Effects on the margin sign(label) * logit of the head at `site`, over the given prompts."""
-    examples = Examples(tokens, None, position, {"sign": torch.where(label, 1.0, -1.0)})
-    metric = ProbeMargin(head, site)
+    """Effects on the margin sign(label) * logit of the head, over the given prompts."""
+    examples = Examples(tokens, None, position, {"sign": torch.where(label, 1.0, -1.0)}, position + 1)
+    metric = Margin(head, reading)
+    return metric_effects(
+        model,
+        dictionaries,
+        metric,
+        examples,
+        start=reading.start,
+        steps=steps,
+        batch_size=batch_size,
+        progress=progress,
+    )
+
+
+def metric_effects(
+    model: PreTrainedModel,
+    dictionaries: Dictionaries,
+    metric: Metric,
+    examples: Examples,
+    *,
+    start: int = 0,
+    steps: int = 10,
+    batch_size: int = 20,
+    progress: bool = True,
+) -> Effects:
+    """Effects on any metric, averaged over the examples and summed over their positions from `start` on."""
     features: dict[Site, Tensor] = {s: torch.zeros(d.features) for s, d in dictionaries.items()}
     errors = dict.fromkeys(dictionaries, 0.0)
     for batch in tqdm(examples.batches(batch_size), desc="candidates", disable=not progress):
         zero = ToZero()(model, dictionaries, batch)
         nodes = node_effects(model, dictionaries, batch, metric, zero, method="ig", steps=steps)
         for s, found in nodes.items():
-            features[s].index_add_(0, found.moves.feature.cpu(), found.acts.cpu() / len(examples))
-            errors[s] += float(found.error.sum()) / len(examples)
+            counts = found.moves.row % found.error.shape[1] >= start
+            features[s].index_add_(0, found.moves.feature[counts].cpu(), found.acts[counts].cpu() / len(examples))
+            errors[s] += float(found.error[:, start:].sum()) / len(examples)
     return Effects(features, errors)

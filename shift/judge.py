@@ -1,47 +1,70 @@
-"""Judges: they see a candidate feature and say whether the task should depend on it.
+"""Judges: they see a card and say whether the task should depend on what the feature detects."""
 
-The concept oracle knows what each feature detects: the board property that it matches best on labelled positions of
-its own, never on the task's balanced data. It trims a feature whose best match is a statement about the spurious
-property and not about the intended one, if the match is good enough.
-"""
-
-from collections.abc import Mapping
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from time import monotonic
 from typing import Protocol, runtime_checkable
 
-from boardgames.matching import Match
-from shift.candidates import Candidate
-from shift.judgements import Judgement
+from tqdm import tqdm
+
+from shift.cards import Card, bare
+from shift.judgements import JudgementLog
+from shift.queue import Group, Item, to_judge
+from shift.verdicts import Judgement, Verdict
+
+
+class JudgeError(ValueError):
+    """A judge that lacks what it needs to judge."""
+
+
+@dataclass(frozen=True)
+class Opinion:
+    """What a judge says about one card."""
+
+    verdict: Verdict
+    reason: str
+    confidence: float | None = None
 
 
 @runtime_checkable
 class Judge(Protocol):
-    """A rater."""
+    """A rater; `name` is what the judgement file calls it."""
 
     name: str
 
-    def __call__(self, candidate: Candidate) -> Judgement: ...
+    def __call__(self, card: Card) -> Opinion: ...
 
 
-class ConceptOracle:
-    """Trims what detects the squares of the spurious property. `matches` is keyed by (site name, feature)."""
+def run_judge(
+    judge: Judge,
+    items: Sequence[Item],
+    log: JudgementLog,
+    cards: Callable[[Group], Card] = bare,
+    clock: Callable[[], float] = monotonic,
+    progress: bool = False,
+) -> None:
+    """Have every item judged that the judge has not judged yet; a verdict on a group is written for each member."""
+    left = to_judge(items, log.standing(), judge.name)
+    for item in tqdm(left, desc=judge.name, unit="item", disable=not progress):
+        card, start = cards(item.group), clock()
+        opinion = judge(card)
+        log.add(*verdicts_on(item, opinion, judge.name, clock() - start))
 
-    name = "concept oracle"
 
-    def __init__(
-        self, matches: Mapping[tuple[str, int], Match], intended: set[str], spurious: set[str], minimum_f1: float = 0.3
-    ) -> None:
-        if intended & spurious:
-            raise ValueError(f"squares {sorted(intended & spurious)} belong to both properties: nothing to tell apart")
-        self._matches, self._intended, self._spurious, self._minimum = matches, intended, spurious, minimum_f1
-
-    def __call__(self, candidate: Candidate) -> Judgement:
-        match = self._matches.get((candidate.site.name, candidate.feature))
-        if match is None:
-            verdict, reason = "unsure", "never fires on the labelled positions"
-        elif match.square in self._spurious and match.f1 >= self._minimum:
-            verdict, reason = "trim", f"{match.column} (F1 {match.f1:.2f})"
-        elif match.square in self._intended and match.f1 >= self._minimum:
-            verdict, reason = "keep", f"{match.column} (F1 {match.f1:.2f})"
-        else:
-            verdict, reason = "unsure", f"best match {match.column} (F1 {match.f1:.2f})"
-        return Judgement(candidate.site.name, candidate.feature, candidate.effect, verdict, reason, self.name)
+def verdicts_on(item: Item, opinion: Opinion, rater: str, seconds: float | None = None) -> list[Judgement]:
+    """One judgement for each feature of the item."""
+    return [
+        Judgement(
+            site=c.site.name,
+            feature=c.feature,
+            effect=c.effect,
+            verdict=opinion.verdict,
+            reason=opinion.reason,
+            rater=rater,
+            confidence=opinion.confidence,
+            seconds=None if seconds is None else round(seconds, 3),
+            item=item.name,
+            role=item.role,
+        )
+        for c in item.group
+    ]

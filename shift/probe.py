@@ -1,4 +1,4 @@
-"""The classifier that SHIFT repairs: a linear head on one site, read at one position of every prompt."""
+"""The classifier that SHIFT repairs: a head on what is read of one site, linear if it is trained here."""
 
 from collections.abc import Mapping
 
@@ -8,24 +8,33 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from saes.sites import Edit, Site, capture, intervene
+from shift.reading import Reading
 
 
 @torch.no_grad()
 def readout(
     model: PreTrainedModel,
-    site: Site,
+    reading: Reading,
     tokens: Int[Tensor, "examples length"],
     position: Int[Tensor, " examples"],
     edits: Mapping[Site, Edit] | None = None,
     batch_size: int = 256,
 ) -> Float[Tensor, "examples d"]:
-    """Activations of the site at each prompt's position, with edits upstream or at the site itself."""
+    """What the classifier sees of each prompt, on the CPU, with edits upstream or at the site itself.
+
+    Prompts are read in the order of their length, each batch as far as anything in it is read: what stands behind
+    changes nothing in a causal model.
+    """
+    site = reading.site
+    order = position.argsort(stable=True)
     rows = []
-    for t, p in zip(tokens.split(batch_size), position.split(batch_size), strict=True):
+    for chosen in order.split(batch_size):
+        at = position[chosen]
+        some = tokens[chosen, : int(at.max()) + 1]
         with intervene(model, edits or {}), capture(model, [site]) as values:
-            model(input_ids=t.to(model.device), use_cache=False)
-        rows.append(values[site][torch.arange(len(p)), p].cpu())
-    return torch.cat(rows)
+            model(input_ids=some.to(model.device), use_cache=False)
+        rows.append(reading.of(values[site], at).cpu())
+    return torch.cat(rows)[order.argsort()]
 
 
 def fit_head(
@@ -61,6 +70,6 @@ def fit_head(
     return head.requires_grad_(False)
 
 
-def predict(head: nn.Linear, x: Float[Tensor, "examples d"]) -> Bool[Tensor, " examples"]:
-    """The classifier's answers."""
+def predict(head: nn.Module, x: Float[Tensor, "examples d"]) -> Bool[Tensor, " examples"]:
+    """The classifier's answers; a head maps [examples, D] to logits [examples, 1]."""
     return head(x)[:, 0] > 0

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 from transformers import PreTrainedModel
 
@@ -36,8 +36,13 @@ def legal_tokens(games: Replay) -> Float[Tensor, "games 59 61"]:
 
 
 @torch.no_grad()
-def legality(model: PreTrainedModel, moves: UInt8[np.ndarray, "games 60"], batch_size: int = 256) -> OthelloLegality:
-    """Score a model on games; every ply of every game counts once."""
+def legality(
+    model: PreTrainedModel,
+    moves: UInt8[np.ndarray, "games 60"],
+    batch_size: int = 256,
+    counted: Bool[np.ndarray, "games 59"] | None = None,
+) -> OthelloLegality:
+    """Score a model on games; every ply of every game counts once, or those of them that are `counted`."""
     right, mass, cross_entropy, ideal = (np.zeros((len(moves), CONTEXT)) for _ in range(4))
     live = np.zeros((len(moves), CONTEXT), bool)
     for start in range(0, len(moves), batch_size):
@@ -53,6 +58,9 @@ def legality(model: PreTrainedModel, moves: UInt8[np.ndarray, "games 60"], batch
         mass[rows] = (log_p_BLV.exp() * legal_BLV).sum(-1).cpu().numpy()
         cross_entropy[rows] = -(log_p_BLV * uniform_BLV).sum(-1).cpu().numpy()
         ideal[rows] = options_BL.clamp_min(1).log().cpu().numpy()  # nothing is legal after the end: log 1
+    if counted is not None:
+        live &= counted
+        right, mass, cross_entropy, ideal = (np.where(live, x, 0.0) for x in (right, mass, cross_entropy, ideal))
     positions, by_ply = live.sum(1), live.sum(0)
     rate, given, loss = (ratio(x.sum(1), positions) for x in (right, mass, cross_entropy))
     return OthelloLegality(

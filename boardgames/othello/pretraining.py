@@ -16,8 +16,9 @@ from torch import Tensor, nn
 from transformers import GPT2LMHeadModel
 
 from boardgames.othello.legality import legal_tokens
+from boardgames.othello.planted_rule import PlantedRule
 from boardgames.othello.rules import random_games, replay
-from boardgames.othello.streams import stream
+from boardgames.othello.streams import Use, stream
 from boardgames.othello.transcript import CONTEXT, PAD, VOCABULARY, to_tokens
 from boardgames.pretrain import Training, gpt2, pretrain
 
@@ -45,7 +46,7 @@ def pretrain_othello(
     config: OthelloTraining, checkpoint: Path, device: str = "cpu", save_every: int = 250
 ) -> tuple[GPT2LMHeadModel, list[dict[str, float]], float]:
     """Train, or continue from `checkpoint`; see pretrain."""
-    return pretrain(othello_gpt(config), lambda step: _batches(config, step), config, checkpoint, device, save_every)
+    return pretrain(othello_gpt(config), lambda step: batches(config, step), config, checkpoint, device, save_every)
 
 
 def held_out_games(count: int, seed: int = 0) -> np.ndarray:
@@ -53,17 +54,25 @@ def held_out_games(count: int, seed: int = 0) -> np.ndarray:
     return random_games(count, stream("language_model_test", seed))
 
 
-def _batches(config: OthelloTraining, first_step: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """(tokens [B, 59], target distribution [B, 59, 61]; all zero where the game is over), from any step on."""
+def batches(
+    config: OthelloTraining, first_step: int, use: Use = "language_model", rule: PlantedRule | None = None
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """(tokens [B, 59], target distribution [B, 59, 61]; all zero where the game is over), from any step on.
+
+    Games are those of a player who follows `rule`, and targets the moves that are left to such a player.
+    """
     per_block = _GAMES_PER_BLOCK // config.games_per_step
     step = first_step
     while True:
-        block = random_games(_GAMES_PER_BLOCK, stream("language_model", config.seed, step // per_block))
+        block = random_games(
+            _GAMES_PER_BLOCK, stream(use, config.seed, step // per_block), None if rule is None else rule.shunned
+        )
         while True:
             moves = block[(step % per_block) * config.games_per_step :][: config.games_per_step]
             tokens = torch.from_numpy(to_tokens(moves))
             if config.targets == "legal":
-                legal = legal_tokens(replay(moves))
+                games = replay(moves)
+                legal = legal_tokens(games if rule is None else rule.followed(games))
                 target = legal / legal.sum(-1, keepdim=True).clamp_min(1)
             else:
                 target = nn.functional.one_hot(tokens[:, 1:], VOCABULARY).float()

@@ -5,7 +5,9 @@ order of OthelloGPT's data (Li et al. 2023). Black starts. A forced pass is not 
 move is tracked through it.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, fields
+from typing import no_type_check
 
 import numpy as np
 from jaxtyping import Bool, Int8, Int64, UInt8, UInt64
@@ -44,10 +46,12 @@ def square_index(name: str) -> int:
     return 8 * "abcdefgh".index(name[0]) + int(name[1]) - 1
 
 
+@no_type_check  # some ten thousand calls a block of games: the functions around it are checked
 def _shift(boards: Bitboards, step: int) -> Bitboards:
     return boards << np.uint64(step) if step > 0 else boards >> np.uint64(-step)
 
 
+@no_type_check
 def _runs(start: Bitboards, through: Bitboards, step: int) -> Bitboards:
     """Unbroken runs of `through` that begin next to `start` in one direction (parallel prefix, up to six squares)."""
     run = through & _shift(start, step)
@@ -58,6 +62,7 @@ def _runs(start: Bitboards, through: Bitboards, step: int) -> Bitboards:
     return run
 
 
+@no_type_check
 def _capturable(opponent: Bitboards, direction: tuple[int, int]) -> Bitboards:
     """Discs that a line in this direction can run through: edge columns end every line that changes column."""
     return opponent if direction[1] == 0 else opponent & _INNER_COLUMNS
@@ -111,10 +116,15 @@ class Table:
         self.side = np.full(games, BLACK, np.int8)
         self.legal = legal_moves(self.black, self.white)
 
+    def sides(self) -> tuple[Bitboards, Bitboards]:
+        """Discs of the side to move, and of the other."""
+        black = self.side == BLACK
+        return np.where(black, self.black, self.white), np.where(black, self.white, self.black)
+
     def play(self, move: Bitboards) -> Bitboards:
         """Play one bit in every game (0 leaves a game alone), take forced passes, return the discs turned over."""
         moved, black_moves = move != 0, self.side == BLACK
-        own, opponent = np.where(black_moves, self.black, self.white), np.where(black_moves, self.white, self.black)
+        own, opponent = self.sides()
         turned = flips(own, opponent, move)
         own, opponent = own | move | turned, opponent & ~turned
         self.black, self.white = np.where(black_moves, own, opponent), np.where(black_moves, opponent, own)
@@ -133,15 +143,31 @@ def _chunks(games: int) -> list[slice]:
     return [slice(start, min(start + _CHUNK, games)) for start in range(0, games, _CHUNK)]
 
 
-def random_games(count: int, rng: np.random.Generator) -> UInt8[np.ndarray, "games 60"]:
-    """Games in which every move is drawn uniformly from the legal ones; NO_MOVE after the end."""
+Shunned = Callable[[Bitboards, Bitboards], Bitboards]
+"""(own, opponent) of the sides to move -> squares that they leave alone unless they have no other move"""
+
+
+def unless_forced(legal: Bitboards, shunned: Bitboards) -> Bitboards:
+    """The legal moves without the shunned squares; all of them where nothing else is legal."""
+    rest = legal & ~shunned
+    return np.where(rest != 0, rest, legal)
+
+
+def random_games(count: int, rng: np.random.Generator, shunned: Shunned | None = None) -> UInt8[np.ndarray, "games 60"]:
+    """Games in which every move is drawn uniformly from the legal ones; NO_MOVE after the end.
+
+    With `shunned` from those that are left of them: no game is thrown away, so all else stays uniformly random.
+    """
     moves = np.full((count, MAX_PLIES), NO_MOVE, np.uint8)
     for chunk in _chunks(count):
         table = Table(chunk.stop - chunk.start)
         for ply in range(MAX_PLIES):
-            options = np.bitwise_count(table.legal)
+            moves_left = table.legal
+            if shunned is not None:
+                moves_left = unless_forced(moves_left, shunned(*table.sides()))
+            options = np.bitwise_count(moves_left)
             alive = options > 0
-            square = pick_bit(table.legal, (rng.random(len(options)) * options).astype(np.uint8))
+            square = pick_bit(moves_left, (rng.random(len(options)) * options).astype(np.uint8))
             moves[chunk, ply] = np.where(alive, square, np.uint8(NO_MOVE))
             table.play(np.where(alive, _ONE << (square & 63).astype(np.uint64), _ZERO))
     return moves

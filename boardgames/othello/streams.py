@@ -26,6 +26,15 @@ Use = Literal[
     "circuit",
     "circuit_names",
     "circuit_truth",
+    "shift_admission",
+    "shift_admission_balanced",
+    "shift_names",
+    "shift_rates",
+    "injected_training",
+    "injected_ambiguous",
+    "injected_scoring",
+    "injected_names",
+    "shift_screening",
 ]
 # 0 and 1 are those of the shipped model
 STREAMS: dict[Use, int] = {
@@ -46,6 +55,15 @@ STREAMS: dict[Use, int] = {
     "circuit": 14,
     "circuit_names": 15,
     "circuit_truth": 16,
+    "shift_admission": 17,
+    "shift_admission_balanced": 18,
+    "shift_names": 19,
+    "shift_rates": 20,
+    "injected_training": 21,
+    "injected_ambiguous": 22,
+    "injected_scoring": 23,
+    "injected_names": 24,
+    "shift_screening": 25,
 }
 
 

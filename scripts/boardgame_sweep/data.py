@@ -15,6 +15,7 @@ from boardgame_sweep.plan import Game
 from boardgame_sweep.training import Reading
 from boardgames.chess.transcript import CONTEXT as CHESS_CONTEXT
 from boardgames.chess.transcript import encode, lengths, read_transcripts
+from boardgames.othello.planted_rule import PlantedRule
 from boardgames.othello.rules import random_games
 from boardgames.othello.streams import stream
 from boardgames.othello.transcript import CONTEXT as OTHELLO_CONTEXT
@@ -42,24 +43,28 @@ class GameParts:
         tokens = torch.from_numpy(encode(games))
         return tokens, torch.arange(CHESS_CONTEXT) < torch.from_numpy(lengths(games))[:, None]
 
-    def reading(self, model: PreTrainedModel, site: Site) -> Reading:
+    def reading(self, model: PreTrainedModel, *sites: Site) -> Reading:
         """What dictionaries are trained on, and the held-out rows of the same part."""
         games = self.parts["dictionary"]
         tokens, mask = self.rows(games[HELD_OUT:])
         held_out, held_out_mask = self.rows(games[:HELD_OUT])
-        return Reading(model, site, tokens, mask, held_out, held_out_mask, 1024 if self.game == "othello" else 256)
+        return Reading(model, sites, tokens, mask, held_out, held_out_mask, 1024 if self.game == "othello" else 256)
 
 
-def othello_parts(dictionary: int, split: int, seed: int = 0) -> GameParts:
-    """Uniformly random games, each part from a stream of its own, without games that an earlier part has."""
+def othello_parts(dictionary: int, split: int, seed: int = 0, rule: PlantedRule | None = None) -> GameParts:
+    """Uniformly random games, each part from a stream of its own, without games that an earlier part has.
+
+    With a rule those of a player who follows it.
+    """
     known: set[bytes] = set()
     parts: dict[Part, Games] = {}
     for part in ("dictionary", "selection", "scoring"):
         count = dictionary + HELD_OUT if part == "dictionary" else split
-        moves = random_games(count, stream(part, seed))
+        moves = random_games(count, stream(part, seed), None if rule is None else rule.shunned)
         fresh = [n for n, game in enumerate(moves) if (key := game.tobytes()) not in known and not known.add(key)]
         parts[part] = moves[fresh]
-    return GameParts("othello", parts, "uniformly random legal play")
+    of_rule = "" if rule is None else f", no {rule.move} while {rule.cue} is the opponent's"
+    return GameParts("othello", parts, f"uniformly random legal play{of_rule}")
 
 
 def chess_parts(files: Sequence[Path], split: int) -> GameParts:

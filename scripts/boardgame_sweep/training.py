@@ -18,6 +18,7 @@ from transformers import PreTrainedModel
 
 from boardgame_sweep.caveats import chosen_rates
 from boardgame_sweep.plan import Scale, Stack, build
+from saes.architectures import AffineDictionary
 from saes.buffer import ActivationBuffer
 from saes.checkpoint import save_dictionary
 from saes.families import site_width
@@ -33,10 +34,10 @@ PILOT, TRAINED, IDENTITY = "pilot.json", "trained.json", "identity.json"
 
 @dataclass(frozen=True)
 class Reading:
-    """What dictionaries learn from: a model, a site, and rows of tokens with those that count."""
+    """What dictionaries learn from: a model, sites of one width, and rows of tokens with those that count."""
 
     model: PreTrainedModel
-    site: Site
+    sites: tuple[Site, ...]
     tokens: Int[Tensor, "rows length"]
     mask: Bool[Tensor, "rows length"]
     held_out: Int[Tensor, "others length"]
@@ -45,12 +46,12 @@ class Reading:
 
     @property
     def width(self) -> int:
-        return site_width(self.model, self.site)
+        return site_width(self.model, self.sites[0])
 
     def batches(self, size: int, seed: int) -> ActivationBuffer:
         return ActivationBuffer(
             self.model,
-            [self.site],
+            self.sites,
             self.tokens,
             self.mask,
             batch_size=size,
@@ -61,7 +62,7 @@ class Reading:
     def unseen(self) -> list[Any]:
         """Batches of rows that nothing is trained on."""
         buffer = ActivationBuffer(
-            self.model, [self.site], self.held_out, self.held_out_mask, batch_size=1024, rows_per_refill=256
+            self.model, self.sites, self.held_out, self.held_out_mask, batch_size=1024, rows_per_refill=256
         )
         return list(islice(buffer.batches(), 8))
 
@@ -78,7 +79,7 @@ def check_same(run: Path, identity: Mapping[str, Any]) -> None:
 
 
 def tune(reading: Reading, scale: Scale, plan: Sequence[Stack], run: Path) -> dict[str, float]:
-    """The learning rate of each stack by name; what was tried is in pilot.json."""
+    """The learning rate of each stack by name, chosen at the first site; what was tried is in pilot.json."""
     if not (run / PILOT).exists():
         middle = sorted(scale.l0s)[len(scale.l0s) // 2]
         trainers, tried = {}, {}
@@ -88,7 +89,7 @@ def tune(reading: Reading, scale: Scale, plan: Sequence[Stack], run: Path) -> di
                 one = replace(stack, members=(member,))
                 tried[f"{stack.name} {rate:g}"] = (stack.name, rate)
                 trainers[f"{stack.name} {rate:g}"] = build(
-                    one, scale, reading.site, reading.width, rate, scale.pilot_steps, str(reading.model.device)
+                    one, scale, reading.sites[0], reading.width, rate, scale.pilot_steps, str(reading.model.device)
                 )
         finished = train_stacks(
             trainers, reading.batches(scale.batch_size, 1), checkpoints=Checkpoints(run / "pilot"), log_every=100
@@ -107,27 +108,43 @@ def pilot_of(run: Path) -> list[dict[str, Any]]:
     return read_json(run / PILOT)
 
 
-def train_all(reading: Reading, scale: Scale, plan: Sequence[Stack], run: Path) -> list[dict[str, Any]]:
-    """Train every dictionary of a plan; one record for each, with its folder below `run`."""
-    if not (run / TRAINED).exists():
-        rates = tune(reading, scale, plan, run)
-        trainers = {
-            stack.name: build(
-                stack, scale, reading.site, reading.width, rates[stack.name], scale.steps, str(reading.model.device)
-            )
-            for stack in plan
-        }
-        finished = train_stacks(
-            trainers,
-            reading.batches(scale.batch_size, 0),
-            recorder=JSONLines(run / "metrics.jsonl"),
-            checkpoints=Checkpoints(run / "checkpoints", keep=1),
-            save_every=100,
-            log_every=100,
+def train_plan(
+    reading: Reading, scale: Scale, plan: Sequence[Stack], rates: Mapping[str, float], run: Path
+) -> dict[tuple[str, Site], list[AffineDictionary]]:
+    """Train every stack at every site on the same batches; the members' dictionaries by the stack's name and site."""
+    names = {
+        (stack.name, site): stack.name if len(reading.sites) == 1 else f"{stack.name}/{site.name}"
+        for stack in plan
+        for site in reading.sites
+    }
+    trainers = {
+        names[stack.name, site]: build(
+            stack, scale, site, reading.width, rates[stack.name], scale.steps, str(reading.model.device)
         )
+        for stack in plan
+        for site in reading.sites
+    }
+    finished = train_stacks(
+        trainers,
+        reading.batches(scale.batch_size, 0),
+        recorder=JSONLines(run / "metrics.jsonl"),
+        checkpoints=Checkpoints(run / "checkpoints", keep=1),
+        save_every=100,
+        log_every=100,
+    )
+    return {key: finished[name] for key, name in names.items()}
+
+
+def train_all(reading: Reading, scale: Scale, plan: Sequence[Stack], run: Path) -> list[dict[str, Any]]:
+    """Train every dictionary of a plan at one site; one record for each, with its folder below `run`."""
+    if not (run / TRAINED).exists():
+        (site,) = reading.sites
+        rates = tune(reading, scale, plan, run)
+        finished = train_plan(reading, scale, plan, rates, run)
         records = []
         for stack in plan:
-            for member, dictionary, folder in zip(stack.members, finished[stack.name], stack.folders(), strict=True):
+            trained = zip(stack.members, finished[stack.name, site], stack.folders(), strict=True)
+            for member, dictionary, folder in trained:
                 save_dictionary(dictionary, run / "dictionaries" / folder)
                 settings = {"type": stack.type, "expansion": stack.expansion, **member.settings()}
                 records.append(
