@@ -9,6 +9,6 @@ demo: setup ; $(BIN)/kibitz demo $(ARGS)
 test: setup ; $(BIN)/python -m pytest -q -n 2 --dist worksteal --durations 10 $(ARGS)
 bench: setup ; set -e; for file in benchmarks/*.py; do $(BIN)/python $$file $(ARGS); done
 lint: setup ; $(BIN)/ruff format --check . && $(BIN)/ruff check . && $(BIN)/pyright --pythonpath $(BIN)/python
-weights: setup ; set -e; for recipe in pretrain_othello train_demo_dictionaries; do $(BIN)/python scripts/$$recipe.py; done
+weights: setup ; set -e; for recipe in pretrain_othello train_demo_dictionaries train_injected_rule; do $(BIN)/python scripts/$$recipe.py; done
 
 $(VENV)/.ready: pyproject.toml constraints.txt ; @$(PYTHON) scripts/make_venv.py $(VENV)

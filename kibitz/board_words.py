@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 from tokenizers import Regex, Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
@@ -45,21 +46,30 @@ def board_tokenizer(game: BoardGame) -> PreTrainedTokenizerBase:
     return PreTrainedTokenizerFast(tokenizer_object=inner, unk_token=_UNKNOWN, bos_token=bos)
 
 
-def named_positions(game: BoardGame, files: Sequence[Path], count: int, seed: int) -> Positions | LabelledRows:
-    """`count` games at most with all properties: those of the files, by default uniformly random ones.
-
-    Of Othello every ply is a position, of chess the space behind every move.
-    """
+def some_games(game: BoardGame, files: Sequence[Path], count: int, seed: int) -> Any:
+    """`count` games at most, those of the files, by default uniformly random ones: moves of Othello, or transcripts."""
+    if files:
+        return read_all(game, files, Skipped())[:count]
     if game == "othello":
-        rng = stream("circuit_names", seed)
-        return Positions(read_all(game, files, Skipped())[:count] if files else random_games(count, rng))
+        return random_games(count, stream("circuit_names", seed))
     need_chess_rules()
     from boardgames.chess import play
+
+    return [each.transcript for each in islice(play.random_games(seed), count)]
+
+
+def named_positions(game: BoardGame, files: Sequence[Path], count: int, seed: int) -> Positions | LabelledRows:
+    """`count` games at most with all properties: those of the files, by default uniformly random ones."""
+    return labelled_positions(game, some_games(game, files, count, seed))
+
+
+def labelled_positions(game: BoardGame, games: Any) -> Positions | LabelledRows:
+    """Games of `some_games` with all properties; of Othello every ply is a position, of chess the space behind every
+    move."""
+    if game == "othello":
+        return Positions(games)
+    need_chess_rules()
     from boardgames.chess.properties import CORRECTED
 
-    if files:
-        games = read_all(game, files, Skipped())[:count]
-    else:
-        games = [each.transcript for each in islice(play.random_games(seed), count)]
     groups: Mapping[str, list] = {name: [asked] for name, asked in CORRECTED.items()}
     return label_chess(games, groups, "moves")

@@ -15,6 +15,7 @@ import torch
 import tyro
 from transformers.utils import logging as transformers_logging
 
+from kibitz.app import AppConfig, run_app
 from kibitz.bench import BenchConfig, run_bench
 from kibitz.board import BoardConfig, run_board
 from kibitz.circuit import CircuitCommand, run_circuit
@@ -24,6 +25,7 @@ from kibitz.evaluate import EvalConfig, run_eval
 from kibitz.games import GamesConfig, run_games
 from kibitz.harvest import HarvestConfig, run_harvest
 from kibitz.score import ScoreConfig, run_score
+from kibitz.shift import ShiftCommand, run_shift
 from kibitz.sweep import SweepConfig, run_sweep
 from kibitz.train import RunConfig, run_train
 
@@ -36,6 +38,8 @@ COMMANDS: dict[str, tuple[type, Callable[[Any], str]]] = {
     "board": (BoardConfig, run_board),
     "score": (ScoreConfig, run_score),
     "circuit": (CircuitCommand, run_circuit),
+    "shift": (ShiftCommand, run_shift),
+    "app": (AppConfig, run_app),
     "export": (ExportConfig, export_dictionary),
     "import": (ImportConfig, import_dictionary),
     "games": (GamesConfig, run_games),

@@ -24,7 +24,7 @@ from kibitz.runs import check_replaceable, run_folder, versions
 from saes.families import find_site
 from saes.family_checks import check_family
 from saes.files import read_json, write_json
-from shift.tasks.othello import OwnerTaskConfig
+from shift.specs import BoardTaskSpec
 
 
 @dataclass(frozen=True)
@@ -159,8 +159,16 @@ def run_demo(config: DemoConfig) -> Path:
         with clock.step("Circuit"):
             explained = explain(model, dictionaries, games.selection, sizes.circuit, sizes.pairs, run, rng)
         with clock.step("SHIFT"):
-            task = OwnerTaskConfig(train=sizes.shift_train, cell=sizes.cell, seed=config.seed)
-            settings = ShiftSettings(task, "resid_1", sizes.candidates, sizes.shift_examples, sizes.ig_steps)
+            task = BoardTaskSpec(
+                "mine b2",
+                "mine c7",
+                ("occupied b2", "occupied c7"),
+                site="resid_2",
+                train=sizes.shift_train,
+                cell=sizes.cell,
+                seed=config.seed,
+            )
+            settings = ShiftSettings(task, sizes.candidates, sizes.shift_examples, sizes.ig_steps)
             repaired = repair(model, dictionaries, games.selection, settings, run)
         with clock.step("Report"):
             summary = {

@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 from transformers import PreTrainedModel
 
 from boardgames.matching import Match, match_features
@@ -11,17 +10,19 @@ from boardgames.report import Positions
 from circuits.feature_acts import Dictionaries
 from saes.families import find_site
 from shift.candidates import chosen_features
-from shift.judge import ConceptOracle
+from shift.concept_oracle import ConceptOracle, rule_dependence
 from shift.judgements import Frozen
-from shift.report import Outcome, Prepared, judge_all, outcome, prepare
-from shift.tasks.othello import OwnerTaskConfig, owner_task
+from shift.preparing import Prepared, prepare
+from shift.scoring import Outcome, judge_all, outcome
+from shift.specs import BoardTaskSpec
+from shift.tasks.board import board_task
+from shift.tasks.questions import spoken
 from shift.trim import Cells
 
 
 @dataclass(frozen=True)
 class ShiftSettings:
-    task: OwnerTaskConfig
-    site: str
+    task: BoardTaskSpec
     candidates: int = 60
     examples: int = 100
     steps: int = 10
@@ -38,13 +39,13 @@ class Repaired:
     def summary(self) -> dict[str, float]:
         o = self.outcome
         return {
-            "worst_group_before": o.before.worst_group,
-            "worst_group_after": o.after.worst_group,
-            "worst_group_retrained": o.retrained.worst_group,
-            "random": float(np.mean([cells.worst_group for cells in o.random])),
-            "skyline": o.skyline.worst_group,
+            "worst_group_before": o["original"].worst_group,
+            "worst_group_after": o["shift"].worst_group,
+            "worst_group_retrained": o["shift_retrained"].worst_group,
+            "random": o["random"].worst_group,
+            "skyline": o["feature_skyline"].worst_group,
             "candidates": len(self.prepared.candidates),
-            "trimmed": o.trimmed,
+            "trimmed": o.count,
         }
 
     def report(self) -> dict[str, object]:
@@ -72,20 +73,17 @@ class Repaired:
                 }
             )
         return {
-            "intended": f"owner of {task.intended}",
-            "spurious": f"owner of {task.spurious}",
+            "intended": spoken(task.intended),
+            "spurious": spoken(task.spurious),
             "rows": [
-                row("Original classifier", o.before),
-                row("SHIFT: judged features trimmed", o.after),
-                row("SHIFT, head retrained", o.retrained),
-                *(row(f"Random features trimmed, draw {i + 1}", cells) for i, cells in enumerate(o.random)),
-                row("Feature skyline (knows the spurious labels)", o.skyline),
-                row("Oracle head (trained on balanced data)", o.oracle),
+                row(r.title if len(r.runs) == 1 else f"{r.title}, draw {i}", cells)
+                for r in o.rows
+                for i, cells in enumerate(r.runs, 1)
             ],
             "candidates": len(self.prepared.candidates),
-            "trimmed": o.trimmed,
+            "trimmed": o.count,
             "judgements": judged,
-            "site": self.settings.site,
+            "site": task.site,
             "ambiguous_games": task.train,
             "balanced_games": 4 * task.cell,
         }
@@ -95,12 +93,14 @@ def repair(
     model: PreTrainedModel, dictionaries: Dictionaries, names: Positions, settings: ShiftSettings, run: Path
 ) -> Repaired:
     """Features are named on the positions `names`, which are not the task's."""
-    task = owner_task(settings.task, find_site(model, settings.site))
+    spec = settings.task
+    task = board_task(spec, find_site(model, spec.site))
     prepared = prepare(
         model, dictionaries, task, candidates=settings.candidates, examples=settings.examples, steps=settings.steps
     )
     matches = match_features(model, dictionaries, chosen_features(prepared.candidates), names)
-    judge = ConceptOracle(matches, {settings.task.intended}, {settings.task.spurious})
+    depends = rule_dependence(names.replay.at(names.mask))
+    judge = ConceptOracle(matches, depends, depends[spec.intended], depends[spec.spurious])
     frozen = judge_all(prepared, judge, run / "judgements.jsonl", task)
     result = outcome(model, dictionaries, task, prepared, frozen, examples=settings.examples, steps=settings.steps)
     return Repaired(settings, prepared, frozen, matches, result)

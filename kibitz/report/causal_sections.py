@@ -210,7 +210,7 @@ def _accuracy(value: float) -> str:
 def _judgements(shift: Shift) -> str:
     if not shift["judgements"]:
         return "<p>No feature was judged.</p>"
-    counts = {v: sum(j["verdict"] == v for j in shift["judgements"]) for v in ("trim", "keep", "unsure")}
+    counts = {v: sum(j["verdict"] == v for j in shift["judgements"]) for v in ("trim", "keep", "mixed", "unsure")}
     ranked = sorted(shift["judgements"], key=lambda j: (-abs(j["effect"]), j["site"], j["feature"]))
     rows = [
         [

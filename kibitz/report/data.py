@@ -160,7 +160,7 @@ class Judgement(TypedDict):
     site: str
     feature: int
     effect: float
-    verdict: Literal["keep", "trim", "unsure"]
+    verdict: Literal["keep", "trim", "unsure", "mixed"]
     label: str
     f1: float
 

@@ -78,7 +78,7 @@ td.cell{position:relative;text-align:center;min-width:74px;
 background:color-mix(in srgb,var(--plus) var(--deep),transparent)}
 td.cell.low{background:color-mix(in srgb,var(--minus) var(--deep),transparent)}
 .verdict{font-weight:600}.verdict.trim{color:var(--minus)}.verdict.keep{color:var(--plus)}
-.verdict.unsure{color:var(--soft)}
+.verdict.unsure,.verdict.mixed{color:var(--soft)}
 details{margin:12px 0}
 summary{cursor:pointer;color:var(--accent);font-size:14.5px;font-weight:600;padding:4px 0}
 svg{display:block;width:100%;height:auto}

@@ -1,0 +1,137 @@
+"""`kibitz shift freeze` and `score`: close the judging, and only then open the balanced set and measure."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import tyro
+from tqdm import tqdm
+
+from kibitz.shift_judges import Arbiter
+from kibitz.shift_outcome import judged_json, left_out_json, row_json, rows_json, side_effects_json
+from kibitz.shift_problem import ShiftError, load_prepared, reopen
+from shift.baselines import ALL
+from shift.judgements import Frozen, JudgementLog
+from shift.labelled import labelled_board
+from shift.methods import CORE
+from shift.run_folder import judgements_path, outcome_path, read_task, write_outcome
+from shift.scoring import Ablation, Outcome, open_contest, run_methods
+from shift.specs import BoardTaskSpec
+from shift.tasks.concepts import board_concepts
+from shift.verdicts import Policy
+
+
+@dataclass(frozen=True)
+class FreezeConfig:
+    """Close the judging: no verdict can be added, and the balanced set may be opened."""
+
+    run: tyro.conf.Positional[Path]
+    """a folder of `kibitz shift prepare`"""
+
+
+@dataclass(frozen=True)
+class ScoreConfig:
+    """Open the balanced set and score the repaired classifier beside all baselines."""
+
+    run: tyro.conf.Positional[Path]
+    """a folder of `kibitz shift prepare` whose judgements are frozen"""
+    ablation: Ablation = "zero"
+    """what trimmed features are set to: zero, or their mean over the ambiguous prompts"""
+    unsure: str = "keep"
+    """how `unsure` counts: keep, trim or abstain"""
+    mixed: str = "keep"
+    """how `mixed` counts: keep, trim or abstain"""
+    raters: str = "majority"
+    """of several raters: majority, any or all have to trim"""
+    by: tuple[str, ...] = ()
+    """raters whose verdicts count; by default all of them"""
+    labelled: int = 4000
+    """labelled prompts that are not the task's, for the baselines that use some; 0 leaves these out"""
+    quick: bool = False
+    """only SHIFT, random features, the feature skyline and the oracle"""
+    leave_one_out: int = 10
+    """judgements that are taken back one by one, the strongest; 0: none, and no sites either"""
+    device: str = "auto"
+    seed: int = 0
+
+
+def run_freeze(config: FreezeConfig) -> str:
+    """The sentence to print."""
+    task = read_task(config.run)
+    log = JudgementLog(judgements_path(config.run), task["name"])
+    if not log.standing():
+        raise ShiftError(f"{config.run}: nothing has been judged yet; run kibitz shift judge {config.run}")
+    frozen = log.freeze()
+    return (
+        f"{len({j.key for j in frozen.judgements if j.role == 'candidate'})} features are judged, and the judgements "
+        f"frozen (sha256 {frozen.sha256[:12]}); score them: kibitz shift score {config.run}"
+    )
+
+
+def run_score(config: ScoreConfig) -> str:
+    """The table to print; outcome.json is written when all is measured."""
+    frozen = Frozen.read(judgements_path(config.run))  # before anything is loaded: a run that is not frozen ends here
+    policy = Policy(config.unsure, config.mixed, config.raters)  # type: ignore[arg-type]  # Policy checks its words
+    problem = reopen(config.run, config.device)
+    said, spec = read_task(config.run), problem.source.spec
+    board = spec if isinstance(spec, BoardTaskSpec) else None
+    contest = open_contest(
+        problem.model,
+        problem.dictionaries,
+        problem.task,
+        load_prepared(config.run, problem),
+        frozen,
+        policy=policy,
+        raters=config.by or None,
+        labelled=labelled_board(board, config.labelled) if board and config.labelled else None,
+        concepts=board_concepts(problem.model, board)[1] if board and not config.quick else None,
+        ablation=config.ablation,
+        examples=said["examples"],
+        steps=said["steps"],
+        seed=config.seed,
+        progress=False,
+    )
+    methods = [m for m in (CORE if config.quick else ALL) if m.applies(contest)]
+    found = run_methods(contest, tqdm(methods, desc="methods", unit="method"))
+    arbiter = Arbiter(problem, config.run)
+    written = rows_json(found, contest, frozen) | judged_json(frozen, arbiter)
+    if config.leave_one_out:
+        written["leave_one_out"] = left_out_json(contest, frozen, config.leave_one_out)
+    if problem.source.kind != "classifier":  # its next-token layer means nothing
+        written["side_effects"] = side_effects_json(contest, arbiter.sample)
+    write_outcome(config.run, written)
+    return "\n".join([*table(found), *judge_lines(written), f"Written: {outcome_path(config.run)}"])
+
+
+def table(found: Outcome) -> list[str]:
+    """Rows as text: worst group with its interval, accuracy at both properties, the four cells."""
+    lines = [f"{'':46s}{'worst group':>22s}{'intended':>10s}{'spurious':>10s}   cells"]
+    for row in found.rows:
+        values = row_json(row, 0)
+        cells = "  ".join(f"{v:.2f}" for line in values["cells"] for v in line)
+        bounds = f" [{values['worst_group_low']:.2f}, {values['worst_group_high']:.2f}]"
+        lines.append(
+            f"{row.title:46s}{f'{row.worst_group:.2f}' + bounds:>22s}{values['intended_accuracy']:>10.2f}"
+            f"{values['spurious_accuracy']:>10.2f}   {cells}"
+        )
+    closed = found.gap_closed("shift")
+    lines.append(
+        f"{found.count} features ablated; {found.error_share:.0%} of the effect is in errors; SHIFT without retraining "
+        f"closes {closed:.0%} of the gap to the oracle"
+    )
+    return lines
+
+
+def judge_lines(written: Mapping[str, Any]) -> list[str]:
+    """Precision and recall of each judge, and agreement, as sentences."""
+    lines = []
+    for rater, q in written["judges"].items():
+        numbers = {name: "undefined" if q[name] is None else f"{q[name]:.2f}" for name in ("precision", "recall")}
+        lines.append(
+            f"{rater}: precision {numbers['precision']}, recall {numbers['recall']} against the {q['reference']}"
+        )
+    lines += [
+        f"{pair}: Cohen's kappa {'undefined' if k is None else f'{k:.2f}'}" for pair, k in written["kappa"].items()
+    ]
+    return lines
