@@ -10,7 +10,7 @@ from boardgames import pretrain as loop
 from boardgames.lm import load_othello_gpt, save_board_model
 from boardgames.othello import pretraining
 from boardgames.othello.legality import legality
-from boardgames.othello.pretraining import OthelloTraining, held_out_games, othello_gpt, pretrain_othello
+from boardgames.othello.pretraining import OthelloTraining, batches, held_out_games, othello_gpt, pretrain_othello
 from boardgames.othello.rules import random_games
 from boardgames.othello.transcript import from_tokens, to_tokens
 from saes.files import FileError, read_json
@@ -62,7 +62,7 @@ def test_a_checkpoint_of_another_configuration_is_refused(tmp_path):
 
 
 def first_batch(**options):
-    return next(iter(pretraining._batches(OthelloTraining(**TINY, **options), 0)))
+    return next(iter(batches(OthelloTraining(**TINY, **options), 0)))
 
 
 def test_the_expected_loss_is_the_mean_over_the_legal_moves(tmp_path):
@@ -103,10 +103,10 @@ def test_sampled_moves_average_to_the_legal_targets():
 
 def test_batches_follow_from_the_step_alone():
     config = OthelloTraining(**TINY, targets="moves")
-    stream = pretraining._batches(config, 0)
+    stream = batches(config, 0)
     ahead = [next(stream) for _ in range(6)]
     for step in (3, 4, 5):
-        tokens, target = next(iter(pretraining._batches(config, step)))
+        tokens, target = next(iter(batches(config, step)))
         assert torch.equal(tokens, ahead[step][0]) and torch.equal(target, ahead[step][1])
     assert len({t[0].numpy().tobytes() for t in ahead}) == 6
 
@@ -114,7 +114,7 @@ def test_batches_follow_from_the_step_alone():
 def test_held_out_games_are_never_trained_on():
     held_out = held_out_games(200)
     assert np.array_equal(held_out, held_out_games(200)) and not np.array_equal(held_out, held_out_games(200, seed=1))
-    stream = pretraining._batches(OthelloTraining(**TINY, targets="moves"), 0)
+    stream = batches(OthelloTraining(**TINY, targets="moves"), 0)
     trained = {g.tobytes() for _ in range(5) for g in next(stream)[0].numpy()}
     assert not trained & {g.tobytes() for g in to_tokens(held_out[:, :59])}
 

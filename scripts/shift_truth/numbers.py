@@ -1,0 +1,82 @@
+"""Shares of the gap closed, and rank correlations, with bootstrap intervals over clusters of tasks.
+
+Tasks that ask for the same square are not independent: whole clusters are drawn, and all their tasks with them.
+"""
+
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+from scipy.stats import rankdata
+
+from circuits.intervals import Interval, interval
+
+RESAMPLES = 1000
+Draws = Float[np.ndarray, "draws tasks"]
+
+
+def cluster_draws(clusters: Sequence[Hashable], seed: int = 0) -> Draws:
+    """How often each task counts: in all tasks first (once each), then in each resample of the clusters."""
+    names = list(dict.fromkeys(clusters))
+    member = np.array([[c == name for c in clusters] for name in names], float)
+    picked = np.random.default_rng(seed).multinomial(len(names), np.full(len(names), 1 / len(names)), RESAMPLES)
+    return np.concatenate([np.ones((1, len(clusters))), picked @ member])
+
+
+def gap_closed(after: Sequence[float], original: Sequence[float], oracle: Sequence[float], draws: Draws) -> Interval:
+    """Share of the way from the original's worst group to the oracle's, of the sums over tasks.
+
+    The ratio of sums, not the mean of ratios: a task without a gap would make the latter anything.
+    """
+    return _interval(gap_draws(after, original, oracle, draws))
+
+
+def gap_draws(
+    after: Sequence[float], original: Sequence[float], oracle: Sequence[float], draws: Draws
+) -> Float[np.ndarray, " draws"]:
+    """gap_closed of all tasks, then of each resample; NaN where there is no gap."""
+    base = np.asarray(original, float)
+    above, below = draws @ (np.asarray(after, float) - base), draws @ (np.asarray(oracle, float) - base)
+    return np.divide(above, below, out=np.full(len(draws), np.nan), where=np.abs(below) > 1e-9)
+
+
+def mean(values: Sequence[float], draws: Draws) -> Interval:
+    """Over tasks."""
+    return _interval(draws @ np.asarray(values, float) / draws.sum(1))
+
+
+def rank_correlation(quality: Sequence[float], gains: Float[np.ndarray, "sets draws"], seed: int = 0) -> Interval:
+    """Spearman's rho of a number of each set of dictionaries with its gain.
+
+    Each resample draws the sets, too, beside the clusters of tasks that made the gains.
+    """
+    sets, draws = gains.shape
+    rng = np.random.default_rng(seed)
+    whole = _spearman(np.asarray(quality, float), gains[:, 0])
+    resampled = []
+    for column in range(1, draws):
+        chosen = rng.integers(sets, size=sets)
+        resampled.append(_spearman(np.asarray(quality, float)[chosen], gains[chosen, column]))
+    return interval(whole, np.array([r for r in resampled if np.isfinite(r)]))
+
+
+def _spearman(a: np.ndarray, b: np.ndarray) -> float:
+    x, y = rankdata(a), rankdata(b)
+    if not np.ptp(x) or not np.ptp(y):
+        return float("nan")
+    return float(np.corrcoef(x, y)[0, 1])
+
+
+def _interval(values: Float[np.ndarray, " draws"]) -> Interval:
+    return interval(float(values[0]), values[1:][np.isfinite(values[1:])])
+
+
+def square_of(task: Mapping[str, Any]) -> str:
+    """The cluster of a task: what it intends."""
+    return task["intended"]
+
+
+def worst(results: Sequence[Mapping[str, Any]], method: str) -> list[float]:
+    """Worst group of a method in each result."""
+    return [result["rows"][method]["worst_group"] for result in results]

@@ -1,0 +1,189 @@
+"""The document's sections on methods, judges and the depth of cues."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from kibitz.scored import markdown
+from shift_truth.figures import draw_depth, draw_methods
+from shift_truth.numbers import cluster_draws, gap_closed, mean, rank_correlation, square_of, worst
+from shift_truth.words import mean_of, measurements, percent, said
+
+Results = Sequence[Mapping[str, Any]]
+
+
+def finished(run: Path, judge: str) -> list[dict[str, Any]]:
+    """A judge's measurements of the tasks of which all judges are measured."""
+    folder = run / "battery" / "shipped"
+    done = {r["file"].removesuffix(".case") for r in measurements(folder, ".case")}
+    return [r for r in measurements(folder, f".{judge}") if r["file"].removesuffix(f".{judge}") in done]
+
+
+def battery_section(run: Path, pool: Any, images: Path, link: str) -> tuple[list[str], Any] | None:
+    """All methods, the judges, and the controls."""
+    results = finished(run, "causal")
+    if not results:
+        return None
+    draws = cluster_draws([square_of(r["task"]) for r in results])
+    original, oracle = worst(results, "original"), worst(results, "oracle")
+    table, bars, values = [], [], {}
+    for name in dict.fromkeys(name for r in results for name in r["rows"]):
+        having = [r for r in results if name in r["rows"]]
+        some = cluster_draws([square_of(r["task"]) for r in having])
+        rows = [r["rows"][name] for r in having]
+        closed = gap_closed(worst(having, name), worst(having, "original"), worst(having, "oracle"), some)
+        group = mean([row["worst_group"] for row in rows], some)
+        means = [np.mean([row[key] for row in rows]) for key in ("intended", "spurious")]
+        cells = np.mean([row["cells"] for row in rows], axis=0).flatten()
+        title, labels = rows[0]["title"], rows[0]["labels"]
+        bars.append((title, labels, closed))
+        table.append(
+            [
+                title,
+                labels,
+                str(len(having)),
+                said(group),
+                said(closed),
+                *(f"{m:.2f}" for m in means),
+                " ".join(f"{c:.2f}" for c in cells),
+            ]
+        )
+        values[name] = {"worst_group": vars(group), "gap_closed": vars(closed), "tasks": len(having)}
+    draw_methods(bars, images / "shift_methods.png")
+    judges, judge_values = _judges(run, results, draws)
+    closed = gap_closed(worst(results, "shift"), original, oracle, draws)
+    trimmed = [r["trimmed"] for r in results]
+    cases = finished(run, "case")
+    outside = np.mean([c["outside"] for c in cases]) if cases else float("nan")
+    verdicts = {
+        v: np.mean([r["effect_of_verdicts"].get(v, 0.0) for r in results]) for v in ("keep", "trim", "mixed", "unsure")
+    }
+    lines = [
+        "## All methods",
+        "",
+        f"{len(results)} of the {sum('probe_intended' in task for task in pool)} tasks that could be drawn (a "
+        "method's own number is in the table); the shipped p-annealed dictionaries at all sites up to resid_2; the "
+        f"causal oracle judges {results[0]['candidates']} candidates of each task and trims {np.median(trimmed):g} "
+        f"in the median ({min(trimmed)} to {max(trimmed)}). Of the candidates' absolute effect it keeps "
+        f"{verdicts['keep']:.0%}, trims {verdicts['trim']:.0%}, finds {verdicts['mixed']:.0%} mixed and is unsure "
+        f"about {verdicts['unsure']:.0%}; {outside:.0%} sits in features that match nothing that A or B depend on, "
+        f"and {np.mean([r['error_share'] for r in results]):.0%} of all effect is in error nodes, which nobody can "
+        "trim.",
+        "",
+        f"**Un-retrained SHIFT closes {percent(closed)} of the gap** from the original to the oracle.",
+        "",
+        markdown(
+            ["method", "labels", "tasks", "worst group", "share of the gap", "A", "B", "cells 00 01 10 11"], table
+        ),
+        "",
+        f"![Share of the gap closed by each method]({link}/shift_methods.png)",
+        "",
+        "### Judges",
+        "",
+        *judges,
+    ]
+    return lines, {"methods": values, "judges": judge_values, "outside": outside, "verdicts": verdicts}
+
+
+def _judges(run: Path, results: Results, draws: Any) -> tuple[list[str], Any]:
+    table, values = [], {}
+    for judge in ("concept", "causal", "one-square", "strongest-half", "turned"):
+        found = finished(run, judge)
+        if not found:
+            continue
+        some = cluster_draws([square_of(r["task"]) for r in found])
+        base, best = worst(found, "original"), worst(found, "oracle")
+        closed = [gap_closed(worst(found, m), base, best, some) for m in ("shift", "shift_retrained")]
+        quality = [mean_of([r["quality"].get(n) for r in found]) for n in ("precision", "recall")]
+        spurious = np.mean([r["rows"]["shift"]["spurious"] for r in found])
+        trimmed = np.median([r["trimmed"] for r in found])
+        table.append([found[0]["judge"], f"{trimmed:g}", *quality, *(said(c) for c in closed), f"{spurious:.2f}"])
+        values[judge] = {
+            "gap_closed": vars(closed[0]),
+            "retrained": vars(closed[1]),
+            "precision": quality[0],
+            "recall": quality[1],
+        }
+    lines = [
+        markdown(
+            ["judge", "trimmed", "precision", "recall", "SHIFT", "SHIFT, retrained", "accuracy at B after SHIFT"], table
+        ),
+        "",
+        "Precision and recall are against the concept oracle, means over the tasks where they are defined. With the "
+        "roles exchanged the same candidates are judged for the opposite task: what A depends on is trimmed, and a "
+        "classifier that leaned on A as well as B should follow B.",
+    ]
+    return lines, values
+
+
+def depth_section(run: Path, images: Path, link: str) -> tuple[list[str], Any] | None:
+    """Deep cues against shallow ones."""
+    found = {r["file"].removesuffix(".case"): r for r in measurements(run / "battery" / "shipped", ".case")}
+    results = finished(run, "causal")
+    points = [
+        {
+            "cue": r["task"]["spurious"].removeprefix("mine "),
+            "readability": found[key]["readability"],
+            "rows": {name: row["worst_group"] for name, row in r["rows"].items()},
+            "task": r["task"],
+        }
+        for r in results
+        if (key := r["file"].removesuffix(".causal")) in found and r["task"]["intended"].startswith("mine")
+    ]
+    rivals = ("token_sites_full", "tokens_erased")
+    points = [p for p in points if all(rival in p["rows"] for rival in rivals)]  # where every method was run
+    if len(points) < 3:
+        return None
+    draw_depth(points, images / "shift_depth.png")
+    dial = sorted((p for p in points if p["task"]["intended"] == "mine d4"), key=lambda p: -p["readability"])
+    table = [
+        [
+            p["cue"],
+            f"{p['readability']:.2f}",
+            *(f"{p['rows'][n]:.2f}" for n in ("original", "shift", *rivals, "oracle")),
+        ]
+        for p in dial
+    ]
+    lines, values = [], {}
+    depth = [-p["readability"] for p in points]
+    draws = cluster_draws([square_of(p["task"]) for p in points])
+    for rival in rivals:
+        ahead = [p["rows"]["shift"] - p["rows"][rival] for p in points]
+        found_rho = rank_correlation(depth, np.array([[a] * len(draws) for a in ahead]))
+        half = np.argsort(depth)
+        shallow, deep = half[: len(half) // 2], half[-(len(half) // 2) :]
+        parts = [mean([ahead[i] for i in some], np.ones((1, len(some)))).value for some in (shallow, deep)]
+        title = "the first block alone" if rival == "token_sites_full" else "erasing what words tell"
+        lines.append(
+            f"* SHIFT against {title}: its worst group is {parts[0]:+.2f} on the shallower half of the cues and "
+            f"{parts[1]:+.2f} on the deeper half; rank correlation of its lead with depth {said(found_rho)} over "
+            f"{len(points)} tasks."
+        )
+        values[rival] = {"shallow": parts[0], "deep": parts[1], "rho": vars(found_rho)}
+    lines = [
+        "## Deep cues and shallow ones",
+        "",
+        "How deep a cue lies is measured: the accuracy of the best of three linear readouts of pooled words (squares "
+        "played, by whom, how long ago). The depth dial, owner of d4 against:",
+        "",
+        markdown(
+            [
+                "cue",
+                "readable",
+                "original",
+                "SHIFT",
+                *("first block" if r == "token_sites_full" else "words erased" for r in rivals),
+                "oracle",
+            ],
+            table,
+        ),
+        "",
+        "Over all owner tasks:",
+        "",
+        *lines,
+        "",
+        f"![Worst groups against the depth of the cue]({link}/shift_depth.png)",
+    ]
+    return lines, values

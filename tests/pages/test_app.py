@@ -1,0 +1,166 @@
+"""Features of any dictionary: the list against slow counts, cards on request, and the pages of a run."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from fastapi.testclient import TestClient
+from transformers import GPT2Config, GPT2LMHeadModel
+
+from boardgames.othello.rules import random_games
+from boardgames.report import Positions
+from circuits.circuit import Circuit, Node
+from circuits.circuit_files import save_circuit
+from kibitz.app import AppConfig, open_catalogue
+from kibitz.pages.app_server import catalogue_app, pages_below
+from kibitz.pages.catalogue import Catalogue
+from kibitz.pages.guard import Keys
+from kibitz.pages.serving import UnknownError
+from kibitz.runs import RunError
+from saes.architectures import ReLUConfig, ReLUDictionary
+from saes.checkpoint import save_dictionary
+from saes.families import find_site
+from saes.files import FileError
+from saes.harvest import harvest_features
+from saes.models import save_model
+from shift.board_cards import OthelloBoards
+from tests.saes.corpora_for_tests import texts, word_tokenizer
+from tests.saes.models_for_tests import tiny
+
+PAGE = "<!doctype html><title>Circuit</title><script>1</script>"
+
+
+@pytest.fixture(scope="module")
+def othello():
+    """A model whose stream is a flag of its token, and a dictionary that reads it: feature 1 fires on one move."""
+    config = GPT2Config(
+        vocab_size=61, n_positions=59, n_embd=8, n_layer=1, n_head=1, bos_token_id=None, eos_token_id=None
+    )
+    model = GPT2LMHeadModel(config).eval().requires_grad_(False)
+    positions = Positions(random_games(8, np.random.default_rng(2)))
+    token = int(positions.tokens[0, 10])
+    model.transformer.wte.weight.zero_()
+    model.transformer.wte.weight[token, 1] = 2.0
+    model.transformer.wpe.weight.zero_()
+    for module in (model.transformer.h[0].attn.c_proj, model.transformer.h[0].mlp.c_proj):
+        module.weight.zero_()
+    site = find_site(model, "resid_0")
+    dictionary = ReLUDictionary(ReLUConfig(8, 8), [site])
+    dictionary.W_dec.data, dictionary.W_enc.data = torch.eye(8), torch.eye(8)
+    return model, dictionary.requires_grad_(False), positions, token
+
+
+@pytest.fixture(scope="module")
+def catalogue(othello):
+    model, dictionary, positions, _ = othello
+    return Catalogue(model, {"mine": dictionary}, OthelloBoards(positions), positions, {("resid_0", 1): -0.25})
+
+
+def test_the_list(othello, catalogue):
+    *_, positions, token = othello
+    assert catalogue.overview() == [{"key": "0", "name": "mine", "site": "resid_0", "features": 8}]
+    features = catalogue.features("0")
+    moves = positions.tokens[torch.from_numpy(positions.mask)]
+    assert [f["feature"] for f in features] == list(range(8))
+    found = features[1]
+    assert found["density"] == pytest.approx(float((moves == token).float().mean()))
+    assert found["property"].startswith("last move ") and found["f1"] == 1.0 and found["effect"] == -0.25
+    assert found["tokens"][0] == found["property"].removeprefix("last move ")
+    assert features[0] == {**features[0], "density": 0.0, "property": None, "f1": None, "effect": None}
+    with pytest.raises(UnknownError):
+        catalogue.features("1")
+
+
+def test_a_card(catalogue):
+    card = catalogue.card("0", 1)
+    assert card["features"] == [{"site": "resid_0", "feature": 1, "effect": -0.25}]
+    assert card["property"]["f1"] == 1.0 and card["kind"] == "othello"
+    assert {s["activation"] for s in card["showings"]["top"]} == {2.0}
+    assert catalogue.card("0", 1) is card  # drawn once
+    assert catalogue.card("0", 0)["features"][0]["effect"] is None
+    for feature in (-1, 8):
+        with pytest.raises(UnknownError, match="there are 8"):
+            catalogue.card("0", feature)
+
+
+def test_over_http(catalogue, tmp_path):
+    outside, run = tmp_path / "outside.html", tmp_path / "run"
+    (run / "circuits" / "a b").mkdir(parents=True)
+    (run / ".hidden").mkdir()
+    for path in (outside, run / "index.html", run / "circuits" / "a b" / "circuit.html", run / ".hidden" / "x.html"):
+        path.write_text(PAGE)
+    (run / "secret.txt").write_text("x")
+    (run / "link.html").symlink_to(outside)
+    keys, pages = Keys(8000), pages_below(run)
+    assert list(pages) == ["circuits/a b/circuit.html", "index.html"]
+    with TestClient(catalogue_app(catalogue, pages, keys, "a run"), base_url="http://127.0.0.1:8000") as client:
+        assert client.get("/api/overview").status_code == 403
+        assert client.get(f"/?token={keys.token}").status_code == 200  # the answer sets the cookie
+        assert client.get("/api/overview").json()["pages"] == list(pages)
+        assert client.get("/api/dictionaries/0").json()["features"][1]["f1"] == 1.0
+        assert client.get("/api/dictionaries/0/1").json()["density"] > 0
+        assert client.get("/api/dictionaries/0/9").status_code == 404
+        assert client.get("/api/dictionaries/0/x").status_code == 422
+        shown = client.get("/pages/circuits/a%20b/circuit.html")
+        assert shown.text == PAGE
+        policy = shown.headers["Content-Security-Policy"]
+        assert "sandbox" in policy and "allow-same-origin" not in policy and "connect-src" not in policy
+        for name in (
+            "link.html",
+            "secret.txt",
+            ".hidden/x.html",
+            "../outside.html",
+            "..%2foutside.html",
+            "%2fetc%2fpasswd",
+        ):
+            assert client.get(f"/pages/{name}").status_code == 404
+
+
+def test_a_run_with_dictionaries_and_a_circuit(othello, tmp_path):
+    model, dictionary, *_ = othello
+    save_model(model, tmp_path / "model")
+    run = tmp_path / "run"
+    save_dictionary(dictionary, run / "dictionaries" / "resid_0" / "one")
+    (run / "config.yaml").write_text(f"model: {tmp_path / 'model'}\n")
+    nodes = {Node("resid_0", 1): 0.5, Node("resid_0", None): 3.0}
+    save_circuit(Circuit((dictionary.site,), nodes, {}, {}), run / "circuit")
+    found = open_catalogue(AppConfig(run, count=5))
+    (overview,) = found.overview()
+    assert overview["site"] == "resid_0" and found.features("0")[1]["effect"] == 0.5
+    given = AppConfig(run, dictionaries=(str(run / "dictionaries"),), model=str(tmp_path / "model"), count=5)
+    assert open_catalogue(given).features("0")[1]["effect"] == 0.5
+
+
+def test_text(tmp_path):
+    model = tiny("llama")
+    save_model(model, tmp_path / "model")
+    word_tokenizer().save_pretrained(tmp_path / "model")
+    site = find_site(model, "resid_0")
+    dictionary = ReLUDictionary(ReLUConfig(model.config.hidden_size, 6), [site]).requires_grad_(False)
+    save_dictionary(dictionary, tmp_path / "run" / "one")
+    (tmp_path / "corpus.txt").write_text("\n".join(texts(12)))
+    config = AppConfig(tmp_path / "run", model=str(tmp_path / "model"), context=8, tokens=60)
+    with pytest.raises(RunError, match="give --corpus"):
+        open_catalogue(config)
+    found = open_catalogue(AppConfig(**{**vars(config), "corpus": str(tmp_path / "corpus.txt")}))
+    listed = found.features("0")
+    shown = found._shown
+    every = {site: torch.arange(6)}
+    acts = harvest_features(model, {site: dictionary}, every, shown.tokens, shown.mask)[site]
+    assert [f["density"] for f in listed] == pytest.approx((acts > 0).float().mean(0).tolist())
+    assert all(f["property"] is None and len(f["tokens"]) == 5 for f in listed)
+    card = found.card("0", 3)
+    assert card["kind"] == "text" and json.dumps(card) and card["heat"] == []
+
+
+def test_what_is_not_there(tmp_path):
+    with pytest.raises(RunError, match="no such folder"):
+        AppConfig(tmp_path / "absent")
+    with pytest.raises(FileError):
+        open_catalogue(AppConfig(tmp_path))
+    (tmp_path / "config.yaml").write_text("model: [")
+    with pytest.raises(RunError, match=r"config.yaml: cannot be read"):
+        open_catalogue(AppConfig(tmp_path))
+    with pytest.raises(ValueError, match="port is 70000"):
+        AppConfig(port=70000)
