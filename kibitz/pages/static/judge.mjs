@@ -187,7 +187,8 @@ function setConfidence(n) {
   drawVerdict();
 }
 
-// One request at a time; afterwards the state is the server's, also where it refused.
+// One request at a time; afterwards the state is the server's, also where it refused, and only then is it said why:
+// who reads the reason sees the state that it is about.
 async function changing(path, body, then) {
   if (busy) return;
   busy = true;
@@ -197,30 +198,32 @@ async function changing(path, body, then) {
     say("");
     await then(answer);
   } catch (error) {
-    say(error.message, true);
-    await reload();
+    await reload(error.message);
   } finally {
     busy = false;
   }
 }
 
-async function reload() {
+async function reload(refusal) {
   try {
     state = await ask("/api/state");
   } catch {
-    return; // what was said stays: the server does not answer
+    say(refusal, true); // the server does not answer
+    return;
   }
   if (state.frozen) {
-    if (view === "card") say("The judgements were frozen in the meantime: no verdict can be added.", true);
+    say(view === "card" ? "The judgements were frozen in the meantime: no verdict can be added." : refusal, true);
     await showOutcome();
   } else {
     drawTop();
     drawVerdict();
+    say(refusal, true);
   }
 }
 
 function judge(verdict) {
   if (view !== "card" || document.body.dataset.item !== state.items[at].name) return; // it is not on the screen yet
+  tick(); // up to now
   const item = state.items[at];
   const said = {
     item: item.name, verdict, reason: work.reason.trim(), confidence: work.confidence,
@@ -256,7 +259,7 @@ async function askFreeze() {
     return;
   }
   if (state.frozen) {
-    await reload();
+    await reload("");
     return;
   }
   const { unjudged, items, others } = state;
