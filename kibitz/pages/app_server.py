@@ -25,7 +25,7 @@ def pages_below(run: Path) -> dict[str, Path]:
 
 def catalogue_app(catalogue: Catalogue, pages: Mapping[str, Path], keys: Keys, title: str = "") -> FastAPI:
     """Endpoints run in threads. `pages` are the only files that are served beside the front end's own."""
-    app = new_app(keys, "app.html")
+    app = new_app(keys, "app", "Features")
 
     @app.get("/api/overview")
     def overview() -> dict[str, Any]:

@@ -35,7 +35,7 @@ class Confirmed(BaseModel):
 
 def judge_app(judging: Judging, keys: Keys) -> FastAPI:
     """Endpoints run in threads: each reads the file, and a verdict is on disk before it is answered."""
-    app = new_app(keys, "judge.html")
+    app = new_app(keys, "judge", "Judging")
 
     @app.get("/api/state")
     def state() -> dict[str, Any]:

@@ -33,8 +33,8 @@ class UnknownError(PageError):
 _STATUS: dict[type[Exception], int] = {SealedError: 403, UnknownError: 404, ValueError: 409}
 
 
-def new_app(keys: Keys, page: str) -> FastAPI:
-    """An application behind the guard that serves static/`page` at / and its files at /static/NAME."""
+def new_app(keys: Keys, page: str, title: str) -> FastAPI:
+    """An application behind the guard: at / a page that static/`page`.mjs fills, and its files at /static/NAME."""
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
     app.add_middleware(Guard, keys=keys)
     folder = resources.files("kibitz").joinpath("pages", "static")
@@ -43,7 +43,9 @@ def new_app(keys: Keys, page: str) -> FastAPI:
         for file in folder.iterdir()
         if file.name.rsplit(".", 1)[-1] in _KINDS
     }
-    html = folder.joinpath(page).read_text("utf-8").replace("@@KEY@@", escape(keys.writing))
+    html = folder.joinpath("page.html").read_text("utf-8")
+    for mark, text in (("@@KEY@@", keys.writing), ("@@PAGE@@", page), ("@@TITLE@@", title)):
+        html = html.replace(mark, escape(text))
 
     @app.get("/")
     def index() -> HTMLResponse:

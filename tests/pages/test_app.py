@@ -2,14 +2,10 @@
 
 import json
 
-import numpy as np
 import pytest
 import torch
 from fastapi.testclient import TestClient
-from transformers import GPT2Config, GPT2LMHeadModel
 
-from boardgames.othello.rules import random_games
-from boardgames.report import Positions
 from circuits.circuit import Circuit, Node
 from circuits.circuit_files import save_circuit
 from kibitz.app import AppConfig, open_catalogue
@@ -27,6 +23,7 @@ from saes.models import save_model
 from shift.board_cards import OthelloBoards
 from tests.saes.corpora_for_tests import texts, word_tokenizer
 from tests.saes.models_for_tests import tiny
+from tests.shift.flag_model_for_tests import flag_model
 
 PAGE = "<!doctype html><title>Circuit</title><script>1</script>"
 
@@ -34,17 +31,7 @@ PAGE = "<!doctype html><title>Circuit</title><script>1</script>"
 @pytest.fixture(scope="module")
 def othello():
     """A model whose stream is a flag of its token, and a dictionary that reads it: feature 1 fires on one move."""
-    config = GPT2Config(
-        vocab_size=61, n_positions=59, n_embd=8, n_layer=1, n_head=1, bos_token_id=None, eos_token_id=None
-    )
-    model = GPT2LMHeadModel(config).eval().requires_grad_(False)
-    positions = Positions(random_games(8, np.random.default_rng(2)))
-    token = int(positions.tokens[0, 10])
-    model.transformer.wte.weight.zero_()
-    model.transformer.wte.weight[token, 1] = 2.0
-    model.transformer.wpe.weight.zero_()
-    for module in (model.transformer.h[0].attn.c_proj, model.transformer.h[0].mlp.c_proj):
-        module.weight.zero_()
+    model, positions, token = flag_model(1, 8)
     site = find_site(model, "resid_0")
     dictionary = ReLUDictionary(ReLUConfig(8, 8), [site])
     dictionary.W_dec.data, dictionary.W_enc.data = torch.eye(8), torch.eye(8)

@@ -35,6 +35,7 @@ from shift.reading import Reading
 from shift.specs import BoardTaskSpec
 from shift.task import Balanced
 from shift.tasks.board import board_task
+from tests.shift.flag_model_for_tests import flag_model
 from tests.shift.judging_for_tests import candidate, judged
 
 INTENDED, SPURIOUS, BOTH, NOTHING = range(4)  # features of the planted dictionary, one coordinate each
@@ -300,17 +301,7 @@ class TestHeuristics:
 
 def test_cards_show_what_the_feature_saw():
     """A model whose stream is its token's embedding, and a feature that fires on one move."""
-    config = GPT2Config(
-        vocab_size=61, n_positions=59, n_embd=8, n_layer=1, n_head=1, bos_token_id=None, eos_token_id=None
-    )
-    model = GPT2LMHeadModel(config).eval().requires_grad_(False)
-    positions = Positions(random_games(5, np.random.default_rng(2)))
-    token = int(positions.tokens[0, 10])
-    model.transformer.wte.weight.zero_()
-    model.transformer.wte.weight[token, 0] = 2.0
-    model.transformer.wpe.weight.zero_()
-    for module in (model.transformer.h[0].attn.c_proj, model.transformer.h[0].mlp.c_proj):
-        module.weight.zero_()
+    model, positions, token = flag_model(0, 5)
     site = find_site(model, "embed")
     dictionary = ReLUDictionary(ReLUConfig(8, 8), [site])
     dictionary.W_dec.data, dictionary.W_enc.data = torch.eye(8), torch.eye(8)
