@@ -38,25 +38,27 @@ def draw_methods(rows: Sequence[tuple[str, str, Interval]], path: Path) -> None:
 
 def draw_depth(points: Sequence[Mapping[str, Any]], path: Path) -> None:
     """Worst groups against how far the cue can be read off the words; each point has cue, readability and rows."""
-    figure, axes = plt.subplots(figsize=(6.4, 3.8), layout="constrained")
+    figure, every = plt.subplots(1, 2, figsize=(9.6, 3.8), sharey=True, layout="constrained")
     looks = {
         "original": ("original", "#8a8f8c", "x"),
         "shift": ("SHIFT", "#1f6b4c", "o"),
         "token_sites_full": ("embedding and first block, full budget", "#c25a12", "s"),
         "tokens_erased": ("what words tell, erased", "#2166ac", "^"),
     }
-    for name, (label, colour, marker) in looks.items():
-        found = [(p["readability"], p["rows"][name]) for p in points if name in p["rows"]]
-        if found:
-            x, y = zip(*found, strict=True)
+    for axes, kind in zip(every, ("", "_retrained"), strict=True):
+        for name, (label, colour, marker) in looks.items():
+            row = name if name == "original" else name + kind
+            x, y = zip(*((p["readability"], p["rows"][row]) for p in points), strict=True)
             axes.scatter(x, y, color=colour, marker=marker, s=28, label=label)
+        axes.set_title("head fitted again" if kind else "head kept", fontsize=9)
+        axes.set_xlabel("accuracy of the best readout of the cue from words alone", fontsize=8)
+        axes.spines[["top", "right"]].set_visible(False)
     for p in points:
-        axes.annotate(p["cue"], (p["readability"], p["rows"]["original"]), fontsize=6, xytext=(2, -7),
-                      textcoords="offset points", color="#59635e")  # fmt: skip
-    axes.set_xlabel("accuracy of the best readout of the cue from words alone")
-    axes.set_ylabel("worst group")
-    axes.legend(fontsize=7, frameon=False)
-    _finish(axes, figure, path)
+        every[0].annotate(p["cue"], (p["readability"], p["rows"]["original"]), fontsize=6, xytext=(2, -7),
+                          textcoords="offset points", color="#59635e")  # fmt: skip
+    every[0].set_ylabel("worst group")
+    every[0].legend(fontsize=7, frameon=False)
+    _finish(every[-1], figure, path)
 
 
 def draw_dictionaries(sets: Sequence[Mapping[str, Any]], measures: Mapping[str, str], path: Path) -> None:

@@ -46,24 +46,33 @@ def mean(values: Sequence[float], draws: Draws) -> Interval:
     return _interval(draws @ np.asarray(values, float) / draws.sum(1))
 
 
-def rank_correlation(quality: Sequence[float], gains: Float[np.ndarray, "sets draws"], seed: int = 0) -> Interval:
-    """Spearman's rho of a number of each set of dictionaries with its gain.
+def rank_correlation(
+    quality: Sequence[float],
+    gains: Float[np.ndarray, "sets draws"],
+    given: Sequence[float] | None = None,
+    seed: int = 0,
+) -> Interval:
+    """Spearman's rho of a number of each set of dictionaries with its gain; partial if another number is `given`.
 
     Each resample draws the sets, too, beside the clusters of tasks that made the gains.
     """
     sets, draws = gains.shape
     rng = np.random.default_rng(seed)
-    whole = _spearman(np.asarray(quality, float), gains[:, 0])
+    known = [np.asarray(values, float) for values in (quality, *([] if given is None else [given]))]
     resampled = []
     for column in range(1, draws):
         chosen = rng.integers(sets, size=sets)
-        resampled.append(_spearman(np.asarray(quality, float)[chosen], gains[chosen, column]))
-    return interval(whole, np.array([r for r in resampled if np.isfinite(r)]))
+        resampled.append(_spearman(gains[chosen, column], *(values[chosen] for values in known)))
+    return interval(_spearman(gains[:, 0], *known), np.array([r for r in resampled if np.isfinite(r)]))
 
 
-def _spearman(a: np.ndarray, b: np.ndarray) -> float:
+def _spearman(a: np.ndarray, b: np.ndarray, given: np.ndarray | None = None) -> float:
+    """Of ranks; given a third, of what the ranks of both have beyond a line in its ranks."""
     x, y = rankdata(a), rankdata(b)
-    if not np.ptp(x) or not np.ptp(y):
+    if given is not None and np.ptp(given):
+        line = np.stack([np.ones(len(given)), rankdata(given)], 1)
+        x, y = (ranks - line @ np.linalg.lstsq(line, ranks)[0] for ranks in (x, y))
+    if np.ptp(x) < 1e-9 or np.ptp(y) < 1e-9:
         return float("nan")
     return float(np.corrcoef(x, y)[0, 1])
 

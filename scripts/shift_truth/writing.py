@@ -11,7 +11,8 @@ from shift.tasks.questions import spoken
 from shift_truth.phases import SIZES
 from shift_truth.words import said
 from shift_truth.writing_causes import injected_section, left_out_section
-from shift_truth.writing_methods import battery_section, depth_section
+from shift_truth.writing_depth import depth_section
+from shift_truth.writing_methods import battery_section
 from shift_truth.writing_sets import dictionaries_section, judges_section
 
 HEAD = """# SHIFT against what is known
@@ -69,8 +70,8 @@ def in_short(numbers: Mapping[str, Any]) -> list[str]:
         )
         lines.append(
             "Whoever has labelled prompts to name features with gets more from them directly: LEACE and a new head "
-            f"close {closed['leace_retrained']}, last-layer retraining {closed['last_layer']} (of "
-            f"{tasks['last_layer']} of these tasks, so the shares are not of the same ones)."
+            f"close {closed['leace_retrained']}, last-layer retraining {closed['last_layer']} "
+            f"({tasks['last_layer']} tasks)."
         )
         judges = {name: bounds(j["retrained"]) for name, j in numbers["battery"]["judges"].items()}
         lines.append(
@@ -85,8 +86,14 @@ def in_short(numbers: Mapping[str, Any]) -> list[str]:
             f"{rho['causal shift_retrained']} under the causal oracle and {rho['concept shift_retrained']} under the "
             f"concept oracle; of un-retrained SHIFT {rho['causal shift']} and {rho['concept shift']}."
         )
-    if "depth" not in numbers:
-        lines.append("Too few tasks of the depth dial are measured to compare deep cues with shallow ones.")
+    if "depth" in numbers:
+        lead = {rival: {k: bounds(v) for k, v in each.items()} for rival, each in numbers["depth"]["lead"].items()}
+        kept, again = lead["tokens_erased"], lead["tokens_erased_retrained"]
+        lines.append(
+            "Against erasing what words tell of the cue, SHIFT's worst group is ahead by "
+            f"{kept['shallow']} on shallow cues and {kept['deep']} on deep ones (rank correlation of its lead with "
+            f"depth {kept['rho']}); both retrained {again['shallow']} and {again['deep']} ({again['rho']})."
+        )
     if "injected" in numbers:
         (study,) = (v for v in numbers["injected"].values() if "recovered" in v)
         lines.append(

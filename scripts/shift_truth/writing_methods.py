@@ -1,4 +1,4 @@
-"""The document's sections on methods, judges and the depth of cues."""
+"""The document's sections on methods and judges."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 
 from kibitz.scored import markdown
-from shift_truth.figures import draw_depth, draw_methods
-from shift_truth.numbers import cluster_draws, gap_closed, mean, rank_correlation, square_of, worst
+from shift_truth.figures import draw_methods
+from shift_truth.numbers import cluster_draws, gap_closed, mean, square_of, worst
 from shift_truth.words import mean_of, measurements, percent, said
 
 Results = Sequence[Mapping[str, Any]]
@@ -114,76 +114,5 @@ def _judges(run: Path, results: Results, draws: Any) -> tuple[list[str], Any]:
         "Precision and recall are against the concept oracle, means over the tasks where they are defined. With the "
         "roles exchanged the same candidates are judged for the opposite task: what A depends on is trimmed, and a "
         "classifier that leaned on A as well as B should follow B.",
-    ]
-    return lines, values
-
-
-def depth_section(run: Path, images: Path, link: str) -> tuple[list[str], Any] | None:
-    """Deep cues against shallow ones."""
-    found = {r["file"].removesuffix(".case"): r for r in measurements(run / "battery" / "shipped", ".case")}
-    results = finished(run, "causal")
-    points = [
-        {
-            "cue": r["task"]["spurious"].removeprefix("mine "),
-            "readability": found[key]["readability"],
-            "rows": {name: row["worst_group"] for name, row in r["rows"].items()},
-            "task": r["task"],
-        }
-        for r in results
-        if (key := r["file"].removesuffix(".causal")) in found and r["task"]["intended"].startswith("mine")
-    ]
-    rivals = ("token_sites_full", "tokens_erased")
-    points = [p for p in points if all(rival in p["rows"] for rival in rivals)]  # where every method was run
-    if len(points) < 3:
-        return None
-    draw_depth(points, images / "shift_depth.png")
-    dial = sorted((p for p in points if p["task"]["intended"] == "mine d4"), key=lambda p: -p["readability"])
-    table = [
-        [
-            p["cue"],
-            f"{p['readability']:.2f}",
-            *(f"{p['rows'][n]:.2f}" for n in ("original", "shift", *rivals, "oracle")),
-        ]
-        for p in dial
-    ]
-    lines, values = [], {}
-    depth = [-p["readability"] for p in points]
-    draws = cluster_draws([square_of(p["task"]) for p in points])
-    for rival in rivals:
-        ahead = [p["rows"]["shift"] - p["rows"][rival] for p in points]
-        found_rho = rank_correlation(depth, np.array([[a] * len(draws) for a in ahead]))
-        half = np.argsort(depth)
-        shallow, deep = half[: len(half) // 2], half[-(len(half) // 2) :]
-        parts = [mean([ahead[i] for i in some], np.ones((1, len(some)))).value for some in (shallow, deep)]
-        title = "the first block alone" if rival == "token_sites_full" else "erasing what words tell"
-        lines.append(
-            f"* SHIFT against {title}: its worst group is {parts[0]:+.2f} on the shallower half of the cues and "
-            f"{parts[1]:+.2f} on the deeper half; rank correlation of its lead with depth {said(found_rho)} over "
-            f"{len(points)} tasks."
-        )
-        values[rival] = {"shallow": parts[0], "deep": parts[1], "rho": vars(found_rho)}
-    lines = [
-        "## Deep cues and shallow ones",
-        "",
-        "How deep a cue lies is measured: the accuracy of the best of three linear readouts of pooled words (squares "
-        "played, by whom, how long ago). The depth dial, owner of d4 against:",
-        "",
-        markdown(
-            [
-                "cue",
-                "readable",
-                "original",
-                "SHIFT",
-                *("first block" if r == "token_sites_full" else "words erased" for r in rivals),
-                "oracle",
-            ],
-            table,
-        ),
-        "",
-        "Over all owner tasks:",
-        "",
-        *lines,
-        "",
-        f"![Worst groups against the depth of the cue]({link}/shift_depth.png)",
     ]
     return lines, values

@@ -22,6 +22,8 @@ MEASURES = {
     "recovered": "loss recovered",
     "l0": "L0",
 }
+GIVEN = "coverage, given variance explained"
+"""a partial rank correlation: does it matter what features stand for, beyond how much they explain?"""
 Gains = dict[tuple[str, str], Float[np.ndarray, "sets draws"]]
 """by judge and method: the share of the gap closed with each set, and its resamples"""
 
@@ -36,11 +38,16 @@ def dictionaries_section(run: Path, images: Path, link: str) -> tuple[list[str],
         found["gap"] = float(gains["causal", "shift"][number, 0])
     drawn = {name: MEASURES[name] for name in ("coverage", "reconstruction", "explained")}
     draw_dictionaries(sets, drawn, images / "shift_dictionaries.png")
+    of = {name: [s[name] for s in sets] for name in MEASURES}
     rho = {
-        key: {name: rank_correlation([s[name] for s in sets], each) for name in MEASURES} for key, each in gains.items()
+        key: {name: rank_correlation(of[name], each) for name in MEASURES}
+        | {GIVEN: rank_correlation(of["coverage"], each, of["explained"])}
+        for key, each in gains.items()
     }
     header = ["measure", *(f"{JUDGES[judge]}: {METHODS[method]}" for judge, method in rho)]
-    table = [[title, *(said(each[name]) for each in rho.values())] for name, title in MEASURES.items()]
+    table = [
+        [title, *(said(each[name]) for each in rho.values())] for name, title in {**MEASURES, GIVEN: GIVEN}.items()
+    ]
     lines = [
         "## Does a better dictionary give better SHIFT?",
         "",

@@ -41,6 +41,18 @@ def test_rank_correlation_of_a_known_order():
     assert loose.low is not None and loose.high is not None and loose.low < 0 < loose.high
 
 
+def test_a_common_cause_is_taken_out():
+    rng = np.random.default_rng(0)
+    cause = rng.normal(size=60)
+    quality, gains = cause + 0.3 * rng.normal(size=60), cause[:, None] + 0.3 * rng.normal(size=(60, 1))
+    gains = np.repeat(gains, 201, axis=1)
+    plain, partial = rank_correlation(quality.tolist(), gains), rank_correlation(quality.tolist(), gains, cause)
+    assert plain.value > 0.8
+    assert partial.low is not None and partial.high is not None and partial.low < 0 < partial.high
+    own = rank_correlation(quality.tolist(), np.repeat(quality[:, None] ** 3, 201, axis=1), cause)
+    assert own.value == pytest.approx(1)
+
+
 @pytest.mark.parametrize(("recall", "precision"), [(1.0, 1.0), (0.5, 1.0), (0.5, 0.5), (1.0, 0.25)])
 def test_a_noisy_judge_has_the_recall_and_precision_asked_for(recall, precision):
     candidates = [Candidate(Site("resid_0", ""), f, 1.0) for f in range(40)]
