@@ -6,6 +6,7 @@ from dataclasses import asdict
 from typing import Any
 
 import numpy as np
+from tqdm import tqdm
 
 from boardgames.othello.legality import legality
 from boardgames.report import Positions
@@ -69,7 +70,8 @@ def judged_json(frozen: Frozen, arbiter: Arbiter) -> dict[str, Any]:
     judge = arbiter.reference()
     if judge is None:
         return {"judge": None, "judges": {}, "kappa": kappas}
-    said = [j for item in arbiter.items for j in verdicts_on(item, judge(bare(item.group)), judge.name)]
+    asked = tqdm(arbiter.items, desc=judge.name, unit="item")
+    said = [j for item in asked for j in verdicts_on(item, judge(bare(item.group)), judge.name)]
     known = {j.key for j in said if j.role == "candidate"}
     judged = [*(j for j in frozen.judgements if j.rater != judge.name), *said]
     qualities: dict[str, Any] = {}

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import tyro
-from tqdm import tqdm
 
 from kibitz.shift_judges import Arbiter
 from kibitz.shift_outcome import judged_json, left_out_json, row_json, rows_json, side_effects_json
@@ -90,10 +89,8 @@ def run_score(config: ScoreConfig) -> str:
         examples=said["examples"],
         steps=said["steps"],
         seed=config.seed,
-        progress=False,
     )
-    methods = [m for m in (CORE if config.quick else ALL) if m.applies(contest)]
-    found = run_methods(contest, tqdm(methods, desc="methods", unit="method"))
+    found = run_methods(contest, CORE if config.quick else ALL)
     arbiter = Arbiter(problem, config.run)
     written = rows_json(found, contest, frozen) | judged_json(frozen, arbiter)
     if config.leave_one_out:
@@ -106,13 +103,14 @@ def run_score(config: ScoreConfig) -> str:
 
 def table(found: Outcome) -> list[str]:
     """Rows as text: worst group with its interval, accuracy at both properties, the four cells."""
-    lines = [f"{'':46s}{'worst group':>22s}{'intended':>10s}{'spurious':>10s}   cells"]
+    wide = max(len(row.title) for row in found.rows)
+    lines = [f"{'':{wide}s}{'worst group':>20s}{'intended':>10s}{'spurious':>10s}   cells"]
     for row in found.rows:
         values = row_json(row, 0)
         cells = "  ".join(f"{v:.2f}" for line in values["cells"] for v in line)
         bounds = f" [{values['worst_group_low']:.2f}, {values['worst_group_high']:.2f}]"
         lines.append(
-            f"{row.title:46s}{f'{row.worst_group:.2f}' + bounds:>22s}{values['intended_accuracy']:>10.2f}"
+            f"{row.title:{wide}s}{f'{row.worst_group:.2f}' + bounds:>20s}{values['intended_accuracy']:>10.2f}"
             f"{values['spurious_accuracy']:>10.2f}   {cells}"
         )
     closed = found.gap_closed("shift")

@@ -224,8 +224,9 @@ name a sexuality or gender identity and all others a religion (shift/tasks/known
 mean of {recipe["site"]} of {result["model"]} over the text and is right on
 {np.mean([s["ambiguous_accuracy"] for s in seeds]):.1%} of ambiguous texts that it was not fitted on. Of the
 {recipe["candidates"]} features with the largest effect the word judge trims those that fire at least twice as strongly
-on the words of one list as on those of the other and on the rest of the text. {len(seeds)} seeds, each with rows and
-dictionaries of its own; {np.mean([s["error_share"] for s in seeds]):.0%} of the absolute effect is in error nodes.
+on the words of one list as on those of the other and on the rest of the text. Rows and dictionaries are drawn anew
+for each seed ({len(seeds)} in all); {np.mean([s["error_share"] for s in seeds]):.0%} of the absolute effect is in
+error nodes.
 SHIFT closes {closed["shift"]:.0%} of the gap from the original's worst group to the oracle's, and retrained
 {closed["shift_retrained"]:.0%}.
 

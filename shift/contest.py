@@ -109,7 +109,7 @@ class Contest:
             data.position[spread],
             data.spurious[spread],
             steps=self.steps,
-            progress=self.progress,
+            progress=False,  # the methods have a bar
         )
         best = chosen_features(effects.most_relied_on(self.budget))
         return {site.name: index.tolist() for site, index in best.items()}

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from jaxtyping import Float
 from torch import Tensor
+from tqdm import tqdm
 from transformers import PreTrainedModel
 
 from circuits.feature_acts import Dictionaries
@@ -116,7 +117,10 @@ def open_contest(
 
 def run_methods(contest: Contest, methods: Iterable[Method] = CORE) -> Outcome:
     """Every method's cells; a method that needs what the contest does not have is left out."""
-    rows = tuple(Row(m.name, m.title, m.labels, tuple(m.run(contest))) for m in methods if m.applies(contest))
+    chosen = tqdm(
+        [m for m in methods if m.applies(contest)], desc="methods", unit="method", disable=not contest.progress
+    )
+    rows = tuple(Row(m.name, m.title, m.labels, tuple(m.run(contest))) for m in chosen)
     return Outcome(rows, contest.trimmed, contest.prepared.effects.error_share())
 
 
