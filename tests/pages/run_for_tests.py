@@ -41,7 +41,8 @@ OUTCOME = {
         {**ROW, "name": f"{SEALED} after", "worst_group": 0.725, "intended_accuracy": 0.8, "spurious_accuracy": 0.6},
     ],
     "judge": {"precision": 0.625, "recall": 0.875, "reference": "the concept oracle"},
-    "leave_one_out": [{"name": "resid_0/7", "worst_group": 0.4}],
+    "leave_one_out": [{"name": "all but resid_0/7", "worst_group": 0.4}],
+    "side_effects": {"cross-entropy, nats per token": [2.2206425, 2.8669233], "legal-move rate": [0.98838, 0.76343]},
 }
 
 

@@ -116,6 +116,7 @@ def test_a_session(page, tmp_path):
     for row in read_outcome(run)["rows"]:
         assert row["name"] in shown and f"{100 * row['worst_group']:.1f} %" in shown
     assert "62.5 %" in shown and "87.5 %" in shown  # precision and recall
+    assert "2.221 → 2.867" in shown and "0.9884 → 0.7634" in shown  # side effects
     assert frozen.sha256[:12] in shown
 
 

@@ -116,9 +116,8 @@ function sideEffects(found) {
   if (!found || !Object.keys(found).length) return null;
   return el(
     "section", {}, el("h2", {}, "Side effects on the language model"),
-    el("dl", { class: "pairs" }, Object.entries(found).map(([name, value]) => [
-      el("dt", {}, name.replaceAll("_", " ")),
-      el("dd", {}, typeof value === "number" ? number(value, 4) : typeof value === "string" ? value : JSON.stringify(value)),
+    el("dl", { class: "pairs" }, Object.entries(found).map(([name, [before, after]]) => [
+      el("dt", {}, name), el("dd", {}, `${number(before, 4)} → ${number(after, 4)}`),
     ])),
   );
 }
