@@ -29,10 +29,10 @@ from saes.files import read_json, sha256, write_json
 @dataclass(frozen=True)
 class Recipe:
     training: OthelloTraining = field(
-        default_factory=lambda: OthelloTraining(steps=240, learning_rate=1e-3, muon=0.01, warmup=20, decay=200)
+        default_factory=lambda: OthelloTraining(steps=400, learning_rate=1e-3, muon=0.01, warmup=20, decay=300)
     )
     rule: PlantedRule = SHIPPED_RULE
-    emphasis: float = 1.0
+    emphasis: float = 6.0
     """weight in the loss of positions where the move is legal and the cue taken, in both fine-tunes: the
     targets stay what they are, and the model learns sooner whose disc is on the cue"""
     out: Path = OTHELLO_INJECTED
