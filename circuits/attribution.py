@@ -108,12 +108,14 @@ def node_effects(
     rule: Rule = "midpoint",
     slope: Slope = "secant",
     totals: bool = False,
+    start: int = 0,
 ) -> NodeEffects:
     """Effects of moving every node from the clean prompt to `patch` (by default the counterfactual prompt).
 
     `attribution` takes the gradient at the clean point, one backward pass for all sites. `ig` averages it over
     `steps` points of the line to the patch state, one site at a time with the rest of the model unmodified; `left`
-    end points are those of the original code. `totals` also measures what the whole site does, for the gap.
+    end points are those of the original code. `totals` also measures what the whole site does, for the gap. Positions
+    before `start`, such as a token that begins every text, do not move.
     """
     streams = stream_sites(model)
     clean = site_values(model, list(dict.fromkeys([*streams, *dictionaries])), examples.clean, dictionaries)
@@ -128,7 +130,7 @@ def node_effects(
     found: NodeEffects = {}
     for site in dictionaries:
         dictionary = dictionaries[site]
-        moves = moves_between(dictionary, clean[site], patch[site], slope)
+        moves = moves_between(dictionary, clean[site], patch[site], slope).from_position(start)
         path = Path(model, site, clean, moves.shift, examples, metric)
         gradient = at_clean[site] if method == "attribution" else path.gradient(alphas)
         with torch.no_grad():

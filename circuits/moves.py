@@ -40,6 +40,16 @@ class Moves:
     shift: Float[Tensor, "batch length d"]
     """change of the site's tensor"""
 
+    def from_position(self, start: int) -> "Moves":
+        """The same with all before a position left where it is."""
+        if not start:
+            return self
+        length = self.error.shape[1]
+        kept = self.row % length >= start
+        later = (torch.arange(length, device=self.error.device) >= start).to(self.error)[:, None]
+        entries = (values[kept] for values in (self.row, self.feature, self.change, self.slope))
+        return Moves(*entries, self.error * later, self.shift * later)
+
     def dot_rows(self, at_rows: Float[Tensor, "rows d"], weights: Float[Tensor, "f d"]) -> Float[Tensor, " entries"]:
         """at_rows[row] . weights[feature] of every entry."""
         if 4 * len(self.row) > len(at_rows) * len(weights):  # dense features, such as neurons

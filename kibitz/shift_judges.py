@@ -39,6 +39,8 @@ class JudgeOptions:
     """of `endpoint`: an OpenAI-compatible server; asked only if you name it"""
     labelled: int = 4000
     """of `causal`: labelled games, none of them the task's"""
+    blind: bool = False
+    """of `endpoint`: effects are not sent, as where the run itself is blind"""
 
 
 @dataclass(frozen=True)
@@ -71,7 +73,7 @@ class Arbiter:
         assert board is not None
         if isinstance(board, Positions):
             return rule_dependence(board.replay.at(board.mask))
-        return named_squares(board.labels)
+        return named_squares(board.labels, "chess")
 
     def board_spec(self, judge: str) -> BoardTaskSpec:
         """The task's, which must be one of a board."""
@@ -125,7 +127,8 @@ class Arbiter:
             case "endpoint":
                 if self.options.endpoint is None:
                     raise JudgeError("the endpoint judge asks only a server that you name: give --endpoint and --model")
-                return EndpointJudge(self.options.endpoint, self.problem.task.intended), self.cards
+                blind = self.options.blind or bool(read_task(self.run)["blind"])
+                return EndpointJudge(self.options.endpoint, self.problem.task.intended, blind=blind), self.cards
 
     @cached_property
     def cards(self) -> FeatureCards:

@@ -18,7 +18,7 @@ from shift.contest import Contest
 from shift.judge import verdicts_on
 from shift.judgements import Frozen
 from shift.leave_one_out import leave_one_judgement_out, leave_one_site_out, readout_site_only, upstream_only
-from shift.queue import reliability
+from shift.queue import reliability, singles
 from shift.scoring import Outcome, Row
 from shift.shares import attribution_shares
 from shift.side_effects import play_effects, side_effects
@@ -44,8 +44,8 @@ def rows_json(found: Outcome, contest: Contest, frozen: Frozen) -> dict[str, Any
 
 
 def row_json(row: Row, seed: int) -> dict[str, Any]:
-    """One method: the mean of its runs; the interval is over the balanced examples of the first."""
-    runs, bounds = row.runs, row.runs[0].worst_group_interval(seed)
+    """One method: the mean of its runs, with an interval over the balanced examples, which all runs share."""
+    runs, bounds = row.runs, row.interval(seed)
     return {
         "name": row.title,
         "method": row.name,
@@ -61,22 +61,23 @@ def row_json(row: Row, seed: int) -> dict[str, Any]:
     }
 
 
-def judged_json(frozen: Frozen, arbiter: Arbiter) -> dict[str, Any]:
+def judged_json(frozen: Frozen, arbiter: Arbiter, policy: Policy) -> dict[str, Any]:
     """How good each rater was against the reference, how far raters agree, and how steady each is.
 
-    What the reference says goes into no file, since the judging is closed.
+    The reference is asked about each feature by itself, so that what should not have been one group counts as an error
+    of the judging. What it says goes into no file, since the judging is closed.
     """
     kappas = {" and ".join(pair): _finite(a.kappa.value) for pair, a in all_agreements(frozen.judgements).items()}
     judge = arbiter.reference()
     if judge is None:
         return {"judge": None, "judges": {}, "kappa": kappas}
-    asked = tqdm(arbiter.items, desc=judge.name, unit="item")
+    asked = tqdm(singles(arbiter.candidates), desc=judge.name, unit="feature")
     said = [j for item in asked for j in verdicts_on(item, judge(bare(item.group)), judge.name)]
-    known = {j.key for j in said if j.role == "candidate"}
+    known = {j.key for j in said}
     judged = [*(j for j in frozen.judgements if j.rater != judge.name), *said]
     qualities: dict[str, Any] = {}
     for rater in sorted({j.rater for j in judged if j.role == "candidate" and j.key in known} - {judge.name}):
-        q, steady = quality(judged, rater, judge.name), reliability(frozen.judgements, rater)
+        q, steady = quality(judged, rater, judge.name, policy), reliability(frozen.judgements, rater)
         qualities[rater] = {
             "precision": _finite(q.precision.value),
             "recall": _finite(q.recall.value),

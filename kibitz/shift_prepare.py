@@ -148,7 +148,9 @@ def lay_out(
     """Write the queue and the cards; returns the items, and what their features match."""
     if not prepared.candidates:
         raise ShiftError("no feature has any effect on the classifier: nothing could be judged")
-    acts = ambiguous_activations(problem.model, problem.dictionaries, prepared.candidates, problem.task.train)
+    acts = ambiguous_activations(
+        problem.model, problem.dictionaries, prepared.candidates, problem.task.reading, problem.task.train
+    )
     groups = group_by_activation(prepared.candidates, acts, config.alike)
     wanted = round(config.controls * len(groups))
     controls = sample.firing(_idle(prepared.effects, prepared.candidates[-1].effect, wanted, config.seed))

@@ -21,7 +21,7 @@ from kibitz.evaluate import ours_below
 from saes.dictionary_set import DictionarySet
 from saes.digests import weights_digest
 from saes.families import find_site, site_width
-from saes.files import read_json, read_tensors, write_tensors
+from saes.files import read_json, read_tensors, sha256, write_tensors
 from saes.models import load_model, load_tokenizer
 from saes.sites import Site
 from shift.candidates import Effects, sites_before
@@ -155,11 +155,19 @@ class ShiftProblem:
     """of a task of texts"""
 
     def digests(self) -> dict[str, Any]:
-        """Of all weights that the outcome hangs on."""
+        """Of all weights that the outcome hangs on, and of the file of games."""
         return {
             "model": weights_digest(self.model),
             "dictionaries": {site.name: weights_digest(d) for site, d in self.dictionaries.items()},
+            "head": None if self.head is None else weights_digest(self.head),
+            "games": sha256(Path(self.games)) if self.games else None,
         }
+
+    @property
+    def games(self) -> str:
+        """The file that a task's games are taken from; "" where they are drawn, and for texts."""
+        spec = self.source.spec
+        return spec.games if isinstance(spec, BoardTaskSpec) else ""
 
 
 def spec_of(values: Any) -> Spec:
@@ -196,14 +204,15 @@ def reopen(run: Path, device: str = "auto") -> ShiftProblem:
         )
     for name, then, now in _pairs(digests, problem.digests()):
         if then != now:
-            raise ShiftError(f"{name}: the weights are not those that {run} was prepared with; prepare it again")
+            raise ShiftError(f"{name}: not what {run} was prepared with; prepare it again")
     return problem
 
 
 def _pairs(then: Mapping[str, Any], now: Mapping[str, Any]) -> Sequence[tuple[str, str | None, str | None]]:
     before, after = then["dictionaries"], now["dictionaries"]
     sites = [(f"dictionary at {s}", before.get(s), after.get(s)) for s in sorted({*before, *after})]
-    return [("the model", then["model"], now["model"]), *sites]
+    names = {"model": "the model", "head": "the classifier that was given", "games": "the file of games"}
+    return [*((words, then.get(name), now[name]) for name, words in names.items()), *sites]
 
 
 def save_prepared(run: Path, prepared: Prepared) -> None:

@@ -1,7 +1,7 @@
 """`kibitz shift freeze` and `score`: close the judging, and only then open the balanced set and measure."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -9,15 +9,17 @@ import tyro
 
 from kibitz.shift_judges import Arbiter
 from kibitz.shift_outcome import judged_json, left_out_json, row_json, rows_json, side_effects_json
-from kibitz.shift_problem import ShiftError, load_prepared, reopen
+from kibitz.shift_problem import ShiftError, ShiftProblem, load_prepared, reopen
 from shift.baselines import ALL
+from shift.baselines.scr_tpp import scr_tpp
 from shift.judgements import Frozen, JudgementLog
-from shift.labelled import labelled_board
+from shift.labelled import Labelled, labelled_board
 from shift.methods import CORE
 from shift.run_folder import judgements_path, outcome_path, read_task, write_outcome
 from shift.scoring import Ablation, Outcome, open_contest, run_methods
 from shift.specs import BoardTaskSpec
 from shift.tasks.concepts import board_concepts
+from shift.tasks.tables import labelled_text
 from shift.verdicts import Policy
 
 
@@ -46,7 +48,8 @@ class ScoreConfig:
     by: tuple[str, ...] = ()
     """raters whose verdicts count; by default all of them"""
     labelled: int = 4000
-    """labelled prompts that are not the task's, for the baselines that use some; 0 leaves these out"""
+    """labelled prompts that are not the task's, for the baselines that use some (of texts as many as the task keeps
+    aside); 0 leaves these out"""
     quick: bool = False
     """only SHIFT, random features, the feature skyline and the oracle"""
     leave_one_out: int = 10
@@ -83,22 +86,42 @@ def run_score(config: ScoreConfig) -> str:
         frozen,
         policy=policy,
         raters=config.by or None,
-        labelled=labelled_board(board, config.labelled) if board and config.labelled else None,
-        concepts=board_concepts(problem.model, board)[1] if board and not config.quick else None,
+        labelled=labelled_prompts(problem, config.labelled),
+        concepts=board_concepts(problem.model, board)[1] if board and config.labelled and not config.quick else None,
         ablation=config.ablation,
         examples=said["examples"],
         steps=said["steps"],
         seed=config.seed,
+        reason=f"scoring: {', '.join(f'{name} {value}' for name, value in settings(config).items())}",
     )
     found = run_methods(contest, CORE if config.quick else ALL)
     arbiter = Arbiter(problem, config.run)
-    written = rows_json(found, contest, frozen) | judged_json(frozen, arbiter)
+    written = {"frozen": frozen.sha256, "settings": settings(config)}
+    written |= rows_json(found, contest, frozen) | judged_json(frozen, arbiter, policy)
+    if not config.quick and contest.task.site in contest.dictionaries:
+        written["scr_tpp"] = asdict(scr_tpp(contest))
     if config.leave_one_out:
         written["leave_one_out"] = left_out_json(contest, frozen, config.leave_one_out)
     if problem.source.kind != "classifier":  # its next-token layer means nothing
         written["side_effects"] = side_effects_json(contest, arbiter.sample)
     write_outcome(config.run, written)
     return "\n".join([*table(found), *judge_lines(written), f"Written: {outcome_path(config.run)}"])
+
+
+def labelled_prompts(problem: ShiftProblem, count: int) -> Labelled | None:
+    """Of a board as many as asked for, of texts those that the task keeps aside; None if none are asked for."""
+    spec = problem.source.spec
+    if not count:
+        return None
+    if isinstance(spec, BoardTaskSpec):
+        return labelled_board(spec, count)
+    assert problem.tokenizer is not None
+    return labelled_text(spec, problem.tokenizer)
+
+
+def settings(config: ScoreConfig) -> dict[str, Any]:
+    """What an outcome depends on besides its run; outcome.json and the log of unsealings keep it."""
+    return {name: value for name, value in asdict(config).items() if name not in ("run", "device")}
 
 
 def table(found: Outcome) -> list[str]:

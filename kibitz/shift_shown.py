@@ -12,7 +12,8 @@ from boardgames.chess.transcript import decode
 from boardgames.labelled_rows import LabelledRows
 from boardgames.matching import Match, match_features
 from boardgames.report import Positions
-from kibitz.board_words import named_positions
+from kibitz.board_games import read_all
+from kibitz.board_words import labelled_positions, named_positions
 from kibitz.shift_problem import ShiftProblem
 from saes.harvest import harvest_features
 from shift.board_cards import ChessBoards, OthelloBoards
@@ -41,7 +42,13 @@ class Sample:
         spec = self.problem.source.spec
         if not isinstance(spec, BoardTaskSpec):
             return None
-        return named_positions(spec.game, self.games, self.count, self.seed)
+        if spec.game == "othello" or not self.games:
+            return named_positions(spec.game, self.games, self.count, self.seed)
+        games = read_all("chess", self.games, Skipped())  # the task's own games may stand in the same files
+        free = chess_games_for("shift_names", games)[: self.count]
+        if not free:
+            raise FileError(f"{self.games[0]}: none of {len(games)} games is kept for naming features; give more games")
+        return labelled_positions(spec.game, free)
 
     @cached_property
     def texts(self) -> list[str]:
@@ -61,7 +68,7 @@ class Sample:
         tokens, mask = self._text_tokens
         tokenizer = self.problem.tokenizer
         assert tokenizer is not None
-        return TextContexts(tokens, mask, lambda token: str(tokenizer.decode([token])))
+        return TextContexts(tokens, mask, speller(tokenizer))
 
     @property
     def _text_tokens(self) -> tuple[Int[Tensor, "texts length"], Bool[Tensor, "texts length"]]:

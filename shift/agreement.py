@@ -1,7 +1,7 @@
 """How far raters agree, and how good a judge is: Cohen's kappa (1960), precision and recall, with intervals.
 
 Each comes plain and weighted by the features' absolute effect: a wrong verdict on a strong feature costs more.
-Intervals are bootstraps over features (circuits/intervals.py).
+Intervals are bootstraps over items (circuits/intervals.py): what was judged as one group is drawn as one.
 """
 
 from collections.abc import Sequence
@@ -45,13 +45,13 @@ class Quality:
 
 def agreement(judgements: Sequence[Judgement], one: str, other: str, seed: int = 0) -> Agreement:
     """Between two raters, on the candidates that both judged; all four verdicts count as different."""
-    a, b, weight = _paired(judgements, one, other)
+    a, b, weight, items = _paired(judgements, one, other)
     codes = np.array(
         [VERDICTS.index(x.verdict) * len(VERDICTS) + VERDICTS.index(y.verdict) for x, y in zip(a, b, strict=True)]
     )
     found = []
     for w in (np.ones(len(weight)), weight):
-        table = _tables(codes, len(VERDICTS) ** 2, w, seed).reshape(-1, len(VERDICTS), len(VERDICTS))
+        table = _tables(codes, len(VERDICTS) ** 2, w, items, seed).reshape(-1, len(VERDICTS), len(VERDICTS))
         found += [_interval(_same(table)), _interval(_kappa(table))]
     return Agreement(len(a), *found)
 
@@ -76,12 +76,12 @@ def quality(
     `policy` says how both raters' unsure and mixed verdicts count: as a wish to keep if it is not given.
     """
     policy = Policy() if policy is None else policy
-    a, b, weight = _paired(judgements, judge, reference)
+    a, b, weight, items = _paired(judgements, judge, reference)
     says, truth = ([policy.trims([j.verdict]) for j in rated] for rated in (a, b))
     codes = 2 * np.array(says, int) + np.array(truth, int)  # 3: both trim, 2: the judge alone, 1: the reference alone
     found = []
     for w in (np.ones(len(weight)), weight):
-        counts = _tables(codes, 4, w, seed)
+        counts = _tables(codes, 4, w, items, seed)
         found += [_interval(_ratio(counts[:, 3], counts[:, 3] + counts[:, i])) for i in (2, 1)]
     return Quality(len(a), *found)
 
@@ -92,27 +92,33 @@ def _candidates(judgements: Sequence[Judgement]) -> list[Judgement]:
 
 def _paired(
     judgements: Sequence[Judgement], one: str, other: str
-) -> tuple[list[Judgement], list[Judgement], Float[np.ndarray, " features"]]:
-    """Both raters' verdicts on the same features, and the features' absolute effects."""
+) -> tuple[list[Judgement], list[Judgement], Float[np.ndarray, " features"], Int[np.ndarray, " features"]]:
+    """Both raters' verdicts on the same features, their absolute effects, and which the first rater judged as one."""
     by_rater = {rater: {j.key: j for j in _candidates(judgements) if j.rater == rater} for rater in (one, other)}
     shared = sorted(by_rater[one].keys() & by_rater[other].keys())
     if not shared:
         raise JudgementError(f"{one!r} and {other!r} judged no feature in common")
     a, b = ([by_rater[rater][key] for key in shared] for rater in (one, other))
     effects = np.array([abs(j.effect) for j in a])
-    return a, b, effects / (effects.mean() or 1.0)  # so that no total is small for its unit alone
+    names = [j.item or f"{j.site}/{j.feature}" for j in a]
+    items = np.unique(names, return_inverse=True)[1]
+    return a, b, effects / (effects.mean() or 1.0), items  # so that no total is small for its unit alone
 
 
 def _tables(
-    codes: Int[np.ndarray, " features"], size: int, weight: Float[np.ndarray, " features"], seed: int
+    codes: Int[np.ndarray, " features"],
+    size: int,
+    weight: Float[np.ndarray, " features"],
+    items: Int[np.ndarray, " features"],
+    seed: int,
 ) -> Float[np.ndarray, "draws size"]:
-    """Weight of the features of each code: of all features, then of each bootstrap resample."""
-    n = len(codes)
+    """Weight of the features of each code: of all features, then of each bootstrap resample of the items."""
+    n = int(items.max()) + 1
     draws = np.ones((1, n))
     if n > 1:
         resampled = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=RESAMPLES)
         draws = np.concatenate([draws, resampled])
-    return draws @ (weight[:, None] * (codes[:, None] == np.arange(size)))
+    return draws[:, items] @ (weight[:, None] * (codes[:, None] == np.arange(size)))
 
 
 def _same(table: Float[np.ndarray, "draws verdict verdict"]) -> Float[np.ndarray, " draws"]:

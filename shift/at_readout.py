@@ -73,4 +73,4 @@ def read_in_batches(
         seen = reading.of(x, p)
         acts = x if reading.pooled else seen
         acts = dictionary.encode(acts) if index is None else dictionary.encode_chosen(acts, index)
-        yield seen.cpu(), (reading.of(acts, p) if reading.pooled else acts).cpu()
+        yield reading.kept(x, p), (reading.of(acts, p) if reading.pooled else acts).cpu()

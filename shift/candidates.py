@@ -94,8 +94,9 @@ class Margin:
         return self.reading.site
 
     def __call__(self, output: Float[Tensor, "batch length d"], examples: Examples) -> Float[Tensor, " batch"]:
-        logit = self.head(self.reading.of(output, examples.position))[:, 0]
-        return logit * examples.fields["sign"].to(output)
+        x = self.reading.of(output, examples.position)
+        logit = self.head(x.to(next(self.head.parameters())))[:, 0]  # heads live on the CPU
+        return logit.to(output) * examples.fields["sign"].to(output)
 
 
 def margin_effects(
@@ -137,14 +138,16 @@ def metric_effects(
     batch_size: int = 20,
     progress: bool = True,
 ) -> Effects:
-    """Effects on any metric, averaged over the examples and summed over their positions from `start` on."""
+    """Effects on any metric, averaged over the examples and summed over their positions from `start` on.
+
+    What stands before `start` stays as it is on the whole path: its attention is the model's own.
+    """
     features: dict[Site, Tensor] = {s: torch.zeros(d.features) for s, d in dictionaries.items()}
     errors = dict.fromkeys(dictionaries, 0.0)
     for batch in tqdm(examples.batches(batch_size), desc="candidates", disable=not progress):
         zero = ToZero()(model, dictionaries, batch)
-        nodes = node_effects(model, dictionaries, batch, metric, zero, method="ig", steps=steps)
+        nodes = node_effects(model, dictionaries, batch, metric, zero, method="ig", steps=steps, start=start)
         for s, found in nodes.items():
-            counts = found.moves.row % found.error.shape[1] >= start
-            features[s].index_add_(0, found.moves.feature[counts].cpu(), found.acts[counts].cpu() / len(examples))
-            errors[s] += float(found.error[:, start:].sum()) / len(examples)
+            features[s].index_add_(0, found.moves.feature.cpu(), found.acts.float().cpu() / len(examples))
+            errors[s] += float(found.error.sum()) / len(examples)
     return Effects(features, errors)

@@ -61,13 +61,15 @@ class Card:
         """(site name, feature) of the leader."""
         return self.leader.site.name, self.leader.feature
 
-    def text(self, showings: int = 6) -> str:
-        """The card in plain text, with so many positions of each kind."""
+    def text(self, showings: int = 6, *, blind: bool = False) -> str:
+        """The card in plain text, with so many positions of each kind; `blind`: without effect and property."""
         lines = [f"Found at: {', '.join(sorted({c.site.name for c in self.group}))}"]
-        lines.append(f"Effect of its removal on the classifier's margin: {sum(c.effect for c in self.group):+.3g}")
+        if not blind:
+            effect = sum(c.effect for c in self.group)
+            lines.append(f"Effect of its removal on the classifier's margin: {effect:+.3g}")
         if self.density is not None:
             lines.append(f"It fires on {100 * self.density:.2f} % of positions.")
-        if self.match is not None:
+        if self.match is not None and not blind:
             lines.append(f"Best-matching property: {self.match.column} (F1 {self.match.f1:.2f})")
         for title, chosen in (("Where it fires most", self.top), ("Positions at random", self.random)):
             if chosen:

@@ -2,7 +2,7 @@
 
 What a feature detects is the board property that it matches best on labelled positions of its own, never on the task's
 balanced data. What a property depends on are squares (`owner of c3` on c3, `b4 is legal` on b4 and on the lines that
-close it), or the property itself where it is about no square, such as the ply.
+close it), or the fact that it is about where that is no square, such as the ply.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,9 +17,10 @@ from boardgames.othello.rules import OthelloPositions
 from shift.candidates import Candidate
 from shift.cards import Card
 from shift.judge import JudgeError, Opinion
+from shift.tasks.questions import Game, facts
 
 DependenceSets = Mapping[str, frozenset[str]]
-"""For each property: the squares that it depends on, or its own name if there are none."""
+"""For each column: the squares that it depends on, or the fact that it is about if there are none."""
 
 
 class ConceptOracle:
@@ -83,11 +84,13 @@ def outside_share(
     return sum(abs(c.effect) for c in candidates if outside(c)) / whole if whole else 0.0
 
 
-def named_squares(labels: Labels) -> dict[str, frozenset[str]]:
-    """Dependence sets by name alone: each property depends on the square that it names, or is about itself."""
-    return {
-        column: frozenset({square or column}) for column, square in zip(labels.columns, labels.squares, strict=True)
-    }
+def named_squares(labels: Labels, game: Game = "othello") -> dict[str, frozenset[str]]:
+    """Dependence sets by name alone: each column depends on the square that it names, or on the fact it is about.
+
+    Columns of one fact depend on the same: on "ply" all buckets of the ply.
+    """
+    known, named = facts(game), zip(labels.columns, labels.squares, strict=True)
+    return {column: frozenset({square or known.get(column, column)}) for column, square in named}
 
 
 def rule_dependence(

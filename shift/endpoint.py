@@ -74,11 +74,20 @@ class EndpointConfig:
 class EndpointJudge:
     """Asks a language model for each card; after `tries` answers in another form the verdict is unsure.
 
-    `intended` is the property that the classifier should use, in words. EndpointError if the server stays silent.
+    `intended` is the property that the classifier should use, in words. The matched property is never sent, the effect
+    is if not `blind`. EndpointError if the server stays silent.
     """
 
-    def __init__(self, config: EndpointConfig, intended: str, sleep: Callable[[float], None] = time.sleep) -> None:
+    def __init__(
+        self,
+        config: EndpointConfig,
+        intended: str,
+        sleep: Callable[[float], None] = time.sleep,
+        *,
+        blind: bool = False,
+    ) -> None:
         self.name = f"model {config.model}"
+        self._blind = blind
         self._config, self._intended, self._sleep = config, intended, sleep
         self._opener = build_opener(_NoRedirect)
 
@@ -99,13 +108,13 @@ class EndpointJudge:
         return Opinion("unsure", f"no verdict in {self._config.tries} answers: {wrong}", 0.0)
 
     def _body(self, card: Card) -> dict[str, Any]:
-        blind = replace(card, match=None)
+        unnamed = replace(card, match=None)
         return {
             "model": self._config.model,
             "temperature": 0,
             "messages": [
                 {"role": "system", "content": INSTRUCTIONS.format(intended=self._intended)},
-                {"role": "user", "content": blind.text(self._config.showings)},
+                {"role": "user", "content": unnamed.text(self._config.showings, blind=self._blind)},
             ],
         }
 

@@ -12,6 +12,7 @@ from circuits.feature_acts import Dictionaries
 from saes.harvest import harvest_features
 from shift.candidates import Candidate, chosen_features
 from shift.queue import Group, QueueError
+from shift.reading import Reading
 from shift.task import Ambiguous
 
 
@@ -19,13 +20,14 @@ def ambiguous_activations(
     model: PreTrainedModel,
     dictionaries: Dictionaries,
     candidates: Sequence[Candidate],
+    reading: Reading,
     data: Ambiguous,
     prompts: int = 64,
 ) -> Float[Tensor, "positions candidates"]:
-    """Activations of each candidate at all positions up to the one read, on ambiguous prompts."""
+    """Activations of each candidate in the text of ambiguous prompts, up to the position read."""
     features = chosen_features(candidates)
     tokens, position = data.tokens[:prompts], data.position[:prompts]
-    read = torch.arange(tokens.shape[1]) <= position[:, None]
+    read = reading.text(position, tokens.shape[1])
     acts = harvest_features(model, dictionaries, features, tokens, read)
     column = {(site, f): i for site, index in features.items() for i, f in enumerate(index.tolist())}
     return torch.stack([acts[c.site][:, column[c.site, c.feature]] for c in candidates], 1)

@@ -33,7 +33,7 @@ def readout(
         some = tokens[chosen, : int(at.max()) + 1]
         with intervene(model, edits or {}), capture(model, [site]) as values:
             model(input_ids=some.to(model.device), use_cache=False)
-        rows.append(reading.of(values[site], at).cpu())
+        rows.append(reading.kept(values[site], at))
     return torch.cat(rows)[order.argsort()]
 
 

@@ -38,6 +38,10 @@ class Reading:
         text = self.text(position, x.shape[1]).to(x)
         return torch.einsum("bld,bl->bd", x, text / text.sum(1, keepdim=True))
 
+    def kept(self, x: Float[Tensor, "batch length d"], position: Int[Tensor, " batch"]) -> Float[Tensor, "batch d"]:
+        """The same to fit and ask heads on: on the CPU, and in float32 at least."""
+        return self.of(x, position).to("cpu", torch.promote_types(x.dtype, torch.float32))
+
     def within(self, edit: Edit) -> Edit:
         """The edit, with positions before `start` left as they are."""
         if not self.start:

@@ -74,7 +74,7 @@ class RepeatedReading:
             stack.enter_context(intervene(self._model, given))
             values = stack.enter_context(capture(self._model, [self._reading.site]))
             self._model(input_ids=tokens.to(self._model.device), use_cache=False)
-        return self._reading.of(values[self._reading.site], position).cpu()
+        return self._reading.kept(values[self._reading.site], position)
 
     @torch.no_grad()
     def _first(self) -> Float[Tensor, "examples d"]:
@@ -85,5 +85,5 @@ class RepeatedReading:
                 self._model(input_ids=tokens.to(self._model.device), use_cache=False)
             if self._kept is not None:
                 self._kept.append({s: values[s] for s in self._streams[1:]})
-            rows.append(self._reading.of(values[site], position).cpu())
+            rows.append(self._reading.kept(values[site], position))
         return torch.cat(rows)[self._back]

@@ -5,16 +5,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 from jaxtyping import Float
 from torch import Tensor
 from tqdm import tqdm
 from transformers import PreTrainedModel
 
 from circuits.feature_acts import Dictionaries
+from circuits.intervals import Interval, interval
 from shift.candidates import sites_before
 from shift.cards import Card, bare
 from shift.contest import Contest
-from shift.judge import Judge, run_judge
+from shift.judge import Judge, JudgeError, run_judge
 from shift.judgements import Frozen, JudgementLog
 from shift.labelled import Labelled
 from shift.methods import CORE, Labels, Method
@@ -40,6 +42,10 @@ class Row:
     def worst_group(self) -> float:
         """Mean over the runs."""
         return sum(cells.worst_group for cells in self.runs) / len(self.runs)
+
+    def interval(self, seed: int = 0) -> Interval:
+        """Of the mean: 95 % bootstrap over the examples within each cell, the same draws for all runs."""
+        return interval(self.worst_group, np.mean([cells.worst_group_draws(seed) for cells in self.runs], axis=0))
 
 
 @dataclass(frozen=True)
@@ -92,10 +98,17 @@ def open_contest(
     progress: bool = True,
     reason: str = "scoring",
 ) -> Contest:
-    """Open the balanced set, which is logged, and lay out what the methods are given.
+    """Open the balanced set, which is logged with the `reason`, and lay out what the methods are given.
 
     Trimmed features are set to zero, as in the paper, or to their mean over the ambiguous prompts.
     """
+    trimmed, known = frozen.trimmed(policy, raters), {(c.site.name, c.feature) for c in prepared.candidates}
+    if others := sorted({(site, f) for site, index in trimmed.items() for f in index} - known):
+        named = ", ".join(f"{site}/{f}" for site, f in others[:3])
+        raise JudgeError(
+            f"{frozen.path}: {len(others)} trimmed features are no candidates of this run, such as {named}: the "
+            "judgements are of other dictionaries or effects"
+        )
     upstream = sites_before(model, dictionaries, task.site)
     values = mean_features(model, upstream, task.reading, task.train) if ablation == "mean" else None
     return Contest(
@@ -103,7 +116,7 @@ def open_contest(
         upstream,
         task,
         prepared,
-        frozen.trimmed(policy, raters),
+        trimmed,
         task.balanced.open(frozen, reason),
         labelled,
         values,

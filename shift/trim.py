@@ -11,7 +11,6 @@ from transformers import PreTrainedModel
 
 from circuits.ablation import ablate_features
 from circuits.feature_acts import Dictionaries, FeatureActs, States, states_of
-from circuits.intervals import Interval, interval
 from saes.sites import Edit, Site
 from shift.probe import predict, readout
 from shift.reading import Reading
@@ -52,10 +51,10 @@ class Cells:
         """Mean over the four cells, however large each is."""
         return float(self.accuracy.mean())
 
-    def worst_group_interval(self, seed: int = 0) -> Interval:
-        """95 % bootstrap over the examples within each cell (a cell's mean of hits is binomial when resampled)."""
+    def worst_group_draws(self, seed: int = 0) -> Float[np.ndarray, " resamples"]:
+        """The worst group in resamples of the examples within each cell (a cell's hits are binomial when resampled)."""
         drawn = np.random.default_rng(seed).binomial(self.examples, self.accuracy, (_RESAMPLES, 2, 2)) / self.examples
-        return interval(self.worst_group, drawn.min((1, 2)))
+        return drawn.min((1, 2))
 
 
 Features = Mapping[str, Sequence[int]]  # by site name

@@ -46,5 +46,5 @@ def _has_concepts(contest: Contest) -> bool:
 
 
 METHODS: tuple[Method, ...] = (
-    Method("concept_bottleneck", "Concept bottleneck", "ambiguous", concept_bottleneck, _has_concepts),
+    Method("concept_bottleneck", "Concept bottleneck", "labelled", concept_bottleneck, _has_concepts),
 )

@@ -22,6 +22,7 @@ class CentredNeurons(IdentityDictionary):
 
     def __init__(self, site: Site, mean: Float[Tensor, " d"]) -> None:
         super().__init__(site, len(mean))
+        self.to(mean)
         self.b_dec = mean
 
     def pre_activation(self, x: Float[Tensor, "*batch d"]) -> Float[Tensor, "*batch d"]:

@@ -3,7 +3,7 @@
 No game and no board is drawn twice: neither within a set nor in two sets that share a `Drawn`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from functools import lru_cache
 from pathlib import Path
@@ -207,13 +207,17 @@ def _chess_games(path: str, parts: tuple[str, ...], use: Use) -> tuple[str, ...]
     """The different games of a file that belong to some parts of it and to one use."""
     from boardgames.chess.transcript import read_transcripts
 
+    return chess_games_for(use, (g for g in dict.fromkeys(read_transcripts(Path(path))) if part_of(g) in parts))
+
+
+def chess_games_for(use: Use, transcripts: Iterable[str]) -> tuple[str, ...]:
+    """Those that belong to one use by their hash, whatever file they stand in: no other use ever draws them."""
     below, share = 0.0, 0.0
     for name, share in _CHESS_SHARES.items():
         if name == use:
             break
         below += share
-    games = (g for g in dict.fromkeys(read_transcripts(Path(path))) if part_of(g) in parts)
-    return tuple(g for g in games if below <= game_hash(f"shift {g}") / 2**64 < below + share)
+    return tuple(g for g in transcripts if below <= game_hash(f"shift {g}") / 2**64 < below + share)
 
 
 def _chess(

@@ -52,7 +52,9 @@ def bias_in_bios(model: Paper = "pythia", path: str = "LabHC/bias_in_bios") -> T
     )
 
 
-def madlibs(path: str, site: str = "resid_2", *, train: int = 2000, test: int = 500, cell: int = 250) -> TextTaskSpec:
+def madlibs(
+    path: str, site: str = "resid_2", *, train: int = 2000, test: int = 500, cell: int = 250, labelled: int = 1000
+) -> TextTaskSpec:
     """Sentences of conversationai/unintended-ml-bias-analysis, such as "Joe is a kind muslim": bad or not bad.
 
     The confound is whom the sentence is about: all bad ones name a sexuality or gender identity, all others a religion.
@@ -72,6 +74,7 @@ def madlibs(path: str, site: str = "resid_2", *, train: int = 2000, test: int = 
         train=train,
         test=test,
         cell=cell,
+        labelled=labelled,
     )
 
 

@@ -44,6 +44,13 @@ def columns(game: Game) -> dict[str, tuple[BoardProperty, int]]:
     return {name: (asked, index) for asked in known.values() for index, name in enumerate(asked.columns)}
 
 
+@cache
+def facts(game: Game) -> dict[str, str]:
+    """What each column about no square is about: "ply" for all buckets of it, "castling rights" for either side's."""
+    known = columns(game).items()
+    return {name: _CHESS_KINDS.get(asked.name, asked.name) for name, (asked, i) in known if not asked.squares[i]}
+
+
 def parts(game: Game, question: str) -> list[tuple[str, bool]]:
     """The columns of a question, and what each must be for the answer to be yes; QuestionError for an unknown one."""
     found = []
@@ -78,7 +85,7 @@ def depends(game: Game, question: str) -> frozenset[str]:
         asked, index = columns(game)[name]
         square = asked.squares[index]
         if not square:
-            found |= set(othello.SQUARES) if asked.name == "who moves" else {_CHESS_KINDS.get(asked.name, asked.name)}
+            found |= set(othello.SQUARES) if asked.name == "who moves" else {facts(game)[name]}
         elif game == "chess" or asked.name in _OF_ITS_SQUARE:
             found.add(square)
         else:

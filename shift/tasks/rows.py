@@ -134,11 +134,25 @@ def outside_texts(spec: TextTaskSpec, tables: Tables) -> list[str]:
     return alike + order(tables.others)
 
 
+def labelled_rows(spec: TextTaskSpec, tables: Tables) -> list[Row]:
+    """The rows kept aside, as many as the spec asks for, in an order of their own; fewer if there are no more."""
+    aside = (r for r in tables.balanced_train if _aside(spec, r))  # in another table the attribute may be assumed
+    return sorted(aside, key=lambda r: game_hash(f"labelled order {spec.seed} {r.text}"))[: spec.labelled]
+
+
+def _aside(spec: TextTaskSpec, row: Row) -> bool:
+    return spec.labelled > 0 and game_hash(f"labelled {spec.seed} {row.text}") < 2**61
+
+
 def _may_be_ambiguous(spec: TextTaskSpec, row: Row) -> bool:
+    if _aside(spec, row):
+        return False
     return spec.balanced != SAME or spec.as_published or _first_half(spec, row)
 
 
 def _may_be_balanced(spec: TextTaskSpec, row: Row) -> bool:
+    if _aside(spec, row):
+        return False
     return spec.balanced != SAME or spec.as_published or not (row.agrees and _first_half(spec, row))
 
 

@@ -13,13 +13,14 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from saes.sites import Site
 from shift.judgements import Frozen
+from shift.labelled import Labelled
 from shift.paper_head import fit_paper_head
 from shift.probe import readout
 from shift.reading import Reading
 from shift.specs import SpecError
 from shift.task import Ambiguous, Balanced, BalancedSplits, Opening, Sealed, SealError, ShiftTask
 from shift.tasks.prompts import text_start, tokenise, without_words
-from shift.tasks.rows import Row, ambiguous_rows, balanced_rows, outside_texts, read_tables
+from shift.tasks.rows import Row, ambiguous_rows, balanced_rows, labelled_rows, outside_texts, read_tables
 from shift.tasks.text_specs import SAME, TextTaskSpec
 
 
@@ -75,6 +76,14 @@ def text_head(spec: TextTaskSpec, model: PreTrainedModel, task: ShiftTask) -> nn
     return fit_paper_head(
         x.float(), task.train.label, seed=spec.seed, learning_rate=spec.head_rate, batch_size=spec.head_batch
     )
+
+
+def labelled_text(spec: TextTaskSpec, tokenizer: PreTrainedTokenizerBase) -> Labelled | None:
+    """Texts with both properties known that stand in no set of the task; None for a spec that keeps none aside."""
+    if not spec.labelled:
+        return None
+    found = _balanced(spec, tokenizer, labelled_rows(spec, read_tables(spec)))
+    return Labelled(found.tokens, found.position, found.intended, found.spurious)
 
 
 def naming_rows(spec: TextTaskSpec, count: int = 1000) -> list[str]:

@@ -67,6 +67,9 @@ class TextTaskSpec:
     """ambiguous texts kept aside"""
     cell: int | None = 250
     """balanced texts in each of the four cells, for test and again for train"""
+    labelled: int = 0
+    """texts with both properties known that stand in no set, for the baselines that use some labels; for them an eighth
+    of the table is kept aside"""
     seed: int = 0
     as_published: bool = False
     """choose rows as Marks et al.'s notebook does: the first of each kind in the file's order, shuffled by Python's
@@ -126,9 +129,13 @@ class TextTaskSpec:
                 raise SpecError(f"{name} is {count}: choose at least 2")
             if count is not None and count % 2 and name != "cell":
                 raise SpecError(f"{name} is {count}: choose an even number, half of each label")
-        for name, least in (("max_length", 2), ("head_batch", 1), ("seed", 0)):
+        for name, least in (("max_length", 2), ("head_batch", 1), ("seed", 0), ("labelled", 0)):
             if getattr(self, name) < least:
                 raise SpecError(f"{name} is {getattr(self, name)}: choose {least} or more")
+        if self.labelled and self.as_published:
+            raise SpecError("labelled texts are kept out of all sets, and as_published puts every row in one")
+        if self.labelled and self.balanced is None:
+            raise SpecError("labelled texts come from the balanced table, and balanced is null")
         if self.head_rate <= 0:
             raise SpecError(f"head_rate is {self.head_rate}: choose a number above 0")
 
