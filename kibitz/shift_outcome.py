@@ -22,6 +22,7 @@ from shift.queue import reliability, singles
 from shift.scoring import Outcome, Row
 from shift.shares import attribution_shares
 from shift.side_effects import play_effects, side_effects
+from shift.verdicts import Policy
 
 _SIDE_ROWS = 200  # games or texts that side effects are measured on
 _NOTES = {

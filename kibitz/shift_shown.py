@@ -12,17 +12,20 @@ from boardgames.chess.transcript import decode
 from boardgames.labelled_rows import LabelledRows
 from boardgames.matching import Match, match_features
 from boardgames.report import Positions
+from boardgames.skipped import Skipped
 from kibitz.board_games import read_all
 from kibitz.board_words import labelled_positions, named_positions
 from kibitz.shift_problem import ShiftProblem
+from saes.files import FileError
 from saes.harvest import harvest_features
 from shift.board_cards import ChessBoards, OthelloBoards
 from shift.candidates import Candidate, chosen_features
 from shift.feature_cards import FeatureCards, Shown
 from shift.specs import BoardTaskSpec
+from shift.tasks.draws import chess_games_for
 from shift.tasks.prompts import tokenise
 from shift.tasks.tables import naming_rows
-from shift.text_cards import TextContexts
+from shift.text_cards import TextContexts, speller
 
 
 @dataclass(frozen=True)

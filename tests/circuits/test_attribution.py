@@ -54,6 +54,20 @@ def test_integrated_gradients_add_up_and_plain_gradients_do_not():
     assert gap(steps=20, rule="midpoint") < gap(steps=20, rule="left")
 
 
+def test_what_stands_before_the_start_does_not_move():
+    model, examples = small_model(), pairs()
+    dictionaries = dictionaries_for(model)
+    zero = ToZero()(model, dictionaries, examples)
+    whole = node_effects(model, dictionaries, examples, LogOdds(), zero, steps=200)
+    later = node_effects(model, dictionaries, examples, LogOdds(), zero, steps=200, totals=True, start=1)
+    for site, found in later.items():
+        effects = found.dense(24).joined()
+        assert not effects[:, 0].any() and effects[:, 1:].any()
+        assert float(found.gap().abs().mean() / found.total.abs().mean()) < 1e-3  # of a change with the first as it is
+        if site.name == "embed":  # and the path is another: the first token is attended to as it is
+            assert not torch.allclose(effects[:, 1:], whole[site].dense(24).joined()[:, 1:], rtol=1e-2)
+
+
 def test_a_node_that_does_not_move_has_no_effect():
     model = small_model()
     dictionaries = dictionaries_for(model)

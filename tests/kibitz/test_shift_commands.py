@@ -3,6 +3,8 @@
 import json
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from kibitz.cli import main
 from saes.files import read_json, write_json
@@ -61,6 +63,8 @@ def test_from_prepare_to_report(prepared, capsys):
     assert outcome["trimmed"] == sum(map(len, trimmed.values())) >= 3 and outcome["candidates"] == 6
     assert f"{rows['shift']['worst_group']:.2f}" in said
     assert outcome["judges"]["strongest 50%"]["reference"] == "concept oracle"
+    assert outcome["frozen"] == Frozen.read(judgements_path(prepared)).sha256
+    assert (outcome["settings"]["by"], outcome["settings"]["ablation"]) == (["strongest 50%"], "zero")
     assert [row["name"] for row in outcome["leave_one_out"]][:2] == [
         "only the site that is read",
         "only sites before it",
@@ -69,7 +73,8 @@ def test_from_prepare_to_report(prepared, capsys):
     assert 0.9 < before <= 1 and 0 <= after <= 1
     assert outcome["side_effects"]["cross-entropy, nats per token"][0] > 0
     opened = [json.loads(line) for line in judgements_path(prepared).read_text().splitlines()]
-    assert [line["kind"] for line in opened].count("unsealed") == 1
+    unsealed = [line for line in opened if line["kind"] == "unsealed"]
+    assert len(unsealed) == 1 and "mixed keep" in unsealed[0]["reason"]
     main(["shift", "report", str(prepared)])
     page = (prepared / "report.html").read_text()
     assert "strongest 50%" in page and "Oracle head" in page and "http" not in page.replace("http-equiv", "")
@@ -84,9 +89,19 @@ def test_a_run_that_no_longer_fits_is_refused(prepared, tmp_path, capsys):
     judgements_path(moved).unlink(missing_ok=True)
     task = read_json(moved / "task.json")
     write_json(moved / "task.json", {**task, "digests": {**task["digests"], "model": "0"}})
-    assert "the weights are not those" in refused(capsys, "judge", moved, "--judge", "concept")
+    assert "the model: not what" in refused(capsys, "judge", moved, "--judge", "concept")
     write_json(moved / "task.json", {**task, "spec": {**task["spec"], "seed": 5}})
     assert "prepare it again" in refused(capsys, "judge", moved, "--judge", "concept")
+
+
+def test_another_probe_than_the_one_that_was_judged_is_refused(tmp_path, capsys):
+    probe = tmp_path / "probe.safetensors"
+    write_json(tmp_path / "task.json", SPEC)
+    save_file({"weight": torch.ones(128)}, probe)
+    run = tmp_path / "run"
+    main(["shift", "prepare", "--task", str(tmp_path / "task.json"), "--probe", str(probe), "--out", str(run), *SMALL])
+    save_file({"weight": torch.arange(128.0)}, probe)
+    assert "the classifier that was given: not what" in refused(capsys, "judge", run, "--judge", "strongest-half")
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """Kappa, precision and recall against values by hand and against scikit-learn; intervals hold what they should."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -41,6 +42,14 @@ def test_weights_by_hand():
     good = quality(said, "bob", "ann")
     assert (good.precision.value, good.recall.value) == (0.5, 1.0)
     assert good.weighted_precision.value == pytest.approx(0.75)
+
+
+def test_what_was_judged_as_one_is_drawn_as_one():
+    alone = two("ttkkttkk", "tktkttkk")
+    grouped = [replace(j, feature=8 * j.feature + i, item=str(j.feature)) for j in alone for i in range(8)]
+    few, many = (agreement(said, "ann", "bob") for said in (alone, grouped))
+    assert many.kappa.value == pytest.approx(few.kappa.value)
+    assert (many.kappa.low, many.kappa.high) == pytest.approx((few.kappa.low, few.kappa.high), abs=0.05)
 
 
 @pytest.mark.parametrize("seed", range(5))

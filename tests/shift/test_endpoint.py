@@ -84,6 +84,14 @@ def test_a_card_goes_out_blind_and_a_verdict_comes_back(server, monkeypatch):
     sent = json.dumps(body)
     assert body["model"] == "m" and "a board" in sent and "owner of c3" in sent
     assert "f5" not in sent and "mine" not in sent  # the matched property is hidden
+    assert "Effect of its removal" in sent
+
+
+def test_a_blind_run_hides_effects_too(server):
+    server.replies = [completion(GOOD)]
+    EndpointJudge(EndpointConfig(endpoint=server.url, model="m"), "the owner of c3", blind=True)(CARD)
+    sent = json.dumps(server.asked[0][2])
+    assert "a board" in sent and "Effect" not in sent  # an effect of 0 would give the controls away
 
 
 def test_without_a_key_none_is_sent(server, monkeypatch):

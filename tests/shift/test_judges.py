@@ -165,6 +165,12 @@ class TestConceptOracle:
         said = [judge(bare((candidate(i),))).verdict for i in range(len(names) + 1)]
         assert said == ["keep", "trim", "keep", "mixed", "unsure", "unsure"]
 
+    def test_all_columns_of_one_fact_are_about_the_same(self, sets):
+        matches = {("resid_0", 0): Match("ply 20-29", "", 0.9, 1.0, 1.0, 0, 0.1)}
+        about = sets["ply 30-39"] | sets["ply 40-49"]
+        said = ConceptOracle(matches, sets, sets["legal b4"], about)(bare((candidate(0),)))
+        assert said.verdict == "trim"  # how far the game is tells that it is not further
+
     def test_a_poor_match_tells_nothing(self):
         judge = self.judge(("mine f5", 0.5), ("mine f5", 0.49), minimum_f1=0.5)
         assert [judge(bare((candidate(i),))).verdict for i in range(2)] == ["trim", "unsure"]

@@ -1,17 +1,20 @@
 """What a rater is shown: the strongest first, repeats and controls hidden, groups that detect the same."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 
 from boardgames.matching import Match
-from shift.candidates import Effects
-from shift.grouping import group_by_activation, group_by_property
+from saes.families import find_site
+from shift.candidates import Candidate, Effects
+from shift.grouping import ambiguous_activations, group_by_activation, group_by_property
 from shift.judge import Opinion, run_judge
 from shift.judgements import JudgementLog
 from shift.queue import QueueConfig, QueueError, queue, reliability, singles, to_judge, without_effect
 from tests.shift.judging_for_tests import SITES, candidate, judged
+from tests.shift.planted_for_tests import Planted
 
 GROUPS = [(candidate(f, effect=(-1) ** f * (f + 1.0)),) for f in range(40)]
 IDLE = [candidate(f, effect=0.0, site=1) for f in range(10)]
@@ -107,6 +110,15 @@ class TestGroups:
         candidates = [candidate(1, 1.0), candidate(2, -4.0, site=1), candidate(3, 3.0), candidate(4, 2.0)]
         a, b, c, d = candidates
         assert group_by_activation(candidates, acts, 0.95) == [(b, a), (c,), (d,)]
+
+    def test_a_token_that_begins_every_text_counts_for_nothing(self, tmp_path):
+        planted = Planted(tmp_path, length=3)
+        site = find_site(planted.model, "embed")
+        found = [Candidate(site, f, -1.0) for f in range(4)]
+        for start in (0, 1):
+            reading = replace(planted.task.reading, start=start)
+            acts = ambiguous_activations(planted.model, planted.dictionaries, found, reading, planted.task.train, 10)
+            assert acts.shape == (10 * (3 - start), 4)
 
     def test_are_no_chains(self):
         angle = torch.tensor([0.0, 20.0, 40.0]) * math.pi / 180

@@ -2,11 +2,16 @@
 
 import dataclasses
 
+import numpy as np
 import pytest
+import torch
 
+from shift.baselines import ALL
+from shift.judge import JudgeError
 from shift.judgements import JudgementLog
 from shift.preparing import prepare
-from shift.scoring import judge_all, outcome
+from shift.scoring import Row, judge_all, open_contest, outcome, run_methods
+from shift.trim import Cells
 from shift.verdicts import Judgement, JudgementError
 from tests.shift.planted_for_tests import Planted
 
@@ -41,6 +46,43 @@ def test_without_verdicts_nothing_changes(planted):
     result = outcome(model, dictionaries, task, prepared, frozen, examples=20, steps=2, progress=False)
     assert result.count == 0
     assert (result["shift"].runs[0].accuracy == result["original"].runs[0].accuracy).all()
+
+
+def test_judgements_of_other_features_are_refused(planted):
+    model, dictionaries, task = planted.model, planted.dictionaries, planted.task
+    prepared = prepare(model, dictionaries, task, candidates=5, examples=20, steps=2, progress=False)
+    log = JudgementLog(planted.path, task.name)
+    known = {(c.site.name, c.feature) for c in prepared.candidates}
+    other = next(f for f in range(32) if ("embed", f) not in known)
+    log.add(Judgement("embed", other, -0.5, "trim", "of another run", "me"))
+    with pytest.raises(JudgeError, match=f"no candidates of this run, such as embed/{other}"):
+        outcome(model, dictionaries, task, prepared, log.freeze(), examples=20, steps=2, progress=False)
+    assert not planted.opened
+
+
+def test_models_of_other_types_than_their_heads(tmp_path):
+    """Heads are fitted and asked in float32 on the CPU, whatever the model is stored in."""
+    planted = Planted(tmp_path)
+    model = planted.model.to(torch.bfloat16)
+    for dictionary in planted.dictionaries.values():
+        dictionary.to(torch.bfloat16)
+    prepared = prepare(model, planted.dictionaries, planted.task, candidates=12, examples=40, steps=3, progress=False)
+    assert next(prepared.head.parameters()).dtype == torch.float32
+    frozen = judge_all(prepared, planted.oracle(), planted.path, planted.task)
+    contest = open_contest(
+        model, planted.dictionaries, planted.task, prepared, frozen, labelled=planted.labelled, examples=40, steps=3,
+        progress=False,
+    )  # fmt: skip
+    found = run_methods(contest, ALL)
+    assert found["shift"].worst_group > 0.95 and found["neuron_skyline_mean"].worst_group > 0.9
+
+
+def test_the_interval_of_several_runs_is_about_their_mean():
+    half, most = (Cells(np.full((2, 2), a), 0.5, np.full((2, 2), 40)) for a in (0.2, 0.8))
+    row = Row("random", "Random", "ambiguous", (half, most, most))
+    bounds = row.interval()
+    assert bounds.value == pytest.approx(0.6) and bounds.low < 0.6 < bounds.high + 0.1
+    assert bounds.high > most.worst_group_draws().mean() - 0.2 and bounds.low > half.worst_group_draws().max()
 
 
 def test_frozen_means_frozen(tmp_path):

@@ -15,6 +15,7 @@ from shift.probe import fit_head, readout
 from shift.reading import Reading
 from shift.specs import SpecError
 from shift.task import Balanced, SealError
+from shift.tasks.draws import CELLS
 from shift.tasks.known_texts import (
     HE,
     RELIGION,
@@ -28,8 +29,8 @@ from shift.tasks.known_texts import (
     madlibs,
 )
 from shift.tasks.prompts import tokenise, without_words
-from shift.tasks.rows import Row, TableError, Tables, ambiguous_rows, balanced_rows, read_tables
-from shift.tasks.tables import naming_rows, text_head, text_task
+from shift.tasks.rows import Row, TableError, Tables, ambiguous_rows, balanced_rows, labelled_rows, read_tables
+from shift.tasks.tables import labelled_text, naming_rows, text_head, text_task
 from shift.tasks.text_specs import TextTaskSpec
 from shift.tasks.words import WordList
 from shift.word_judge import word_tokens
@@ -188,6 +189,19 @@ def test_rows_to_show_features_on_stand_in_no_set(table, tmp_path):
     train, test, left = ambiguous_rows(few, read_tables(few))
     if not left:
         assert naming_rows(few) == [r.text for r in train]
+
+
+def test_labelled_texts_stand_in_no_set(table):
+    spec = make_spec(table, labelled=40, cell=40)
+    tables = read_tables(spec)
+    aside = labelled_rows(spec, tables)
+    train, test, _ = ambiguous_rows(spec, tables)
+    drawable = {r.text for key in range(4) for rows in balanced_rows(spec, tables, key) for r in rows}
+    assert len(aside) == 40 and {(r.label, r.attribute) for r in aside} == set(CELLS)
+    assert not {r.text for r in aside} & ({r.text for r in (*train, *test)} | drawable | set(naming_rows(spec, 1000)))
+    found = labelled_text(spec, TOKENIZER)
+    assert found is not None and found.intended.tolist() == [r.label for r in aside]
+    assert labelled_text(make_spec(table), TOKENIZER) is None
 
 
 def test_positions_and_padding(table):
