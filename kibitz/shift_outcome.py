@@ -25,6 +25,7 @@ from shift.side_effects import play_effects, side_effects
 from shift.verdicts import Policy
 
 _SIDE_ROWS = 200  # games or texts that side effects are measured on
+_CHESS_MOVES = 200  # positions of these in which a model of chess moves
 _NOTES = {
     "ambiguous": "",
     "labelled": "uses labelled prompts that are not the task's",
@@ -118,8 +119,14 @@ def side_effects_json(contest: Contest, sample: Sample) -> dict[str, tuple[float
     if isinstance(sample.board, Positions):
         moves = sample.board.moves[rows]
         play = play_effects(contest.model, edits, lambda model: legality(model, moves))
-        numbers["legal-move rate"] = (play.before.legal_move_rate, play.after.legal_move_rate)
-    return numbers
+    elif sample.transcripts:
+        from boardgames.chess.legality import legality as chess_legality  # python-chess is an extra
+
+        games = sample.transcripts[rows]
+        play = play_effects(contest.model, edits, lambda model: chess_legality(model, games, _CHESS_MOVES))
+    else:
+        return numbers
+    return {**numbers, "legal-move rate": (play.before.legal_move_rate, play.after.legal_move_rate)}
 
 
 def _whole(mask: Any) -> Any:

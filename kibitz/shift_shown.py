@@ -54,6 +54,14 @@ class Sample:
         return labelled_positions(spec.game, free)
 
     @cached_property
+    def transcripts(self) -> list[str]:
+        """Of games of chess, up to the space behind the last move that is read; [] for anything else."""
+        if self.board is None or isinstance(self.board, Positions):
+            return []
+        ends = [int(row.nonzero()[0][-1]) + 1 for row in self.board.mask]
+        return [decode(row[:end].numpy()) for row, end in zip(self.board.tokens, ends, strict=True)]
+
+    @cached_property
     def texts(self) -> list[str]:
         """Texts of no set of the task, or of the ambiguous training set if there are no others."""
         spec = self.problem.source.spec
@@ -65,9 +73,7 @@ class Sample:
         if isinstance(self.board, Positions):
             return OthelloBoards(self.board)
         if self.board is not None:
-            ends = [int(row.nonzero()[0][-1]) + 1 for row in self.board.mask]  # the space behind the last move read
-            games = [decode(row[:end].numpy()) for row, end in zip(self.board.tokens, ends, strict=True)]
-            return ChessBoards(games, "moves")
+            return ChessBoards(self.transcripts, "moves")
         tokens, mask = self._text_tokens
         tokenizer = self.problem.tokenizer
         assert tokenizer is not None

@@ -60,12 +60,13 @@ def test_judgements_of_other_features_are_refused(planted):
     assert not planted.opened
 
 
-def test_models_of_other_types_than_their_heads(tmp_path):
-    """Heads are fitted and asked in float32 on the CPU, whatever the model is stored in."""
+@pytest.mark.parametrize("stored", [torch.bfloat16, pytest.param("cuda", marks=pytest.mark.gpu)])
+def test_models_of_other_types_than_their_heads(tmp_path, stored):
+    """Heads are fitted and asked in float32 on the CPU, whatever the model is stored in, and where."""
     planted = Planted(tmp_path)
-    model = planted.model.to(torch.bfloat16)
+    model = planted.model.to(stored)
     for dictionary in planted.dictionaries.values():
-        dictionary.to(torch.bfloat16)
+        dictionary.to(stored)
     prepared = prepare(model, planted.dictionaries, planted.task, candidates=12, examples=40, steps=3, progress=False)
     assert next(prepared.head.parameters()).dtype == torch.float32
     frozen = judge_all(prepared, planted.oracle(), planted.path, planted.task)
