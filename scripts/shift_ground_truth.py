@@ -4,7 +4,8 @@
     python scripts/shift_ground_truth.py --scale paper    # 100 tasks, three seeds; for a GPU
 
 Writes docs/results/shift.md and its figures. Every measurement is a file of its own below the run's folder, and is not
-made again; a killed run goes on with the same command. The document is of what is there.
+made again; a killed run goes on with the same command, and a run of other settings or weights needs a folder of its
+own. The document is of what is there.
 """
 
 from dataclasses import dataclass, replace
@@ -13,19 +14,19 @@ from typing import Literal
 
 import tyro
 from shift_truth.dictionaries import SCALES, train_sets
+from shift_truth.identities import FOLDERS, Measured, check_part, check_tasks
 from shift_truth.injected import study
 from shift_truth.phases import PARTS, SIZES, Job
 from shift_truth.study import run_jobs
-from shift_truth.tasks import PoolScale, task_pool
+from shift_truth.tasks import POOLS, task_pool
 from shift_truth.writing import write_results
 
 from boardgames.dictionaries import load_dictionaries
 from boardgames.lm import load_othello_gpt
-from saes.files import read_json, write_json
+from saes.files import FileError, read_json, write_json
 from shift.specs import BoardTaskSpec
 
 Part = Literal["tasks", "battery", "sets", "dictionaries", "noise", "left_out", "injected", "document"]
-PAIRS = {"small": 20, "paper": 100}
 SEEDS = {"small": 1, "paper": 3}
 
 
@@ -42,9 +43,10 @@ class Recipe:
 
 def main(recipe: Recipe) -> None:
     run, sizes = recipe.run, SIZES[recipe.scale]
+    check_tasks(run, recipe.scale)
     if "tasks" in recipe.parts and not (run / "tasks.json").exists():
         model = load_othello_gpt()
-        pool = task_pool(model, load_dictionaries(model), scale=PoolScale(pairs=PAIRS[recipe.scale]))
+        pool = task_pool(model, load_dictionaries(model), scale=POOLS[recipe.scale])
         write_json(run / "tasks.json", [{"family": t.family, **t.admission.to_json()} for t in pool])
     if "sets" in recipe.parts:
         train_sets(load_othello_gpt(), SCALES[recipe.scale], run / "dictionaries")
@@ -59,13 +61,14 @@ def main(recipe: Recipe) -> None:
         for families in (("pair", "depth", "consequence"), ("pair",))
     )
     whole = {spec.name for spec in specs if spec not in pairs} | {spec.name for spec in pairs[: sizes.whole_pairs]}
-    alone = {
+    alone: dict[Measured, list[BoardTaskSpec]] = {
         "battery": specs,
         "noise": pairs[: sizes.noisy_tasks],
         "left_out": pairs[: sizes.left_out_tasks],
     }
     for part, chosen in alone.items():
         if part in recipe.parts:
+            check_part(part, run, recipe.scale)
             run_jobs(
                 PARTS[part],
                 [Job(part, run, sizes, (spec,), whole=spec.name in whole) for spec in chosen],
@@ -73,9 +76,10 @@ def main(recipe: Recipe) -> None:
                 part,
             )
     if "dictionaries" in recipe.parts:
+        check_part("dictionaries", run, recipe.scale)
         folders = sorted(record.parent for record in (run / "dictionaries").glob("*/*/scores.json"))
         jobs = [
-            Job("dictionaries", run / "compared", sizes, tuple(pairs[: sizes.compared_tasks]), folder)
+            Job("dictionaries", run / FOLDERS["dictionaries"], sizes, tuple(pairs[: sizes.compared_tasks]), folder)
             for folder in folders
         ]
         run_jobs(PARTS["dictionaries"], jobs, recipe.workers, "dictionaries")
@@ -87,4 +91,7 @@ def main(recipe: Recipe) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Recipe))
+    try:
+        main(tyro.cli(Recipe))
+    except FileError as error:
+        raise SystemExit(str(error)) from None

@@ -4,7 +4,7 @@
 
 Trains TopK dictionaries on texts of the table that stand in no set, prepares, lets the word judge trim what fires on
 identity terms, freezes, and scores every method. Writes docs/results/shift_text.json and shift_text.md; seeds that
-stand in the run's folder are not measured again.
+stand in the run's folder are not measured again, and a folder whose seeds are of another recipe is refused.
 """
 
 import itertools
@@ -17,15 +17,18 @@ from typing import Any
 import numpy as np
 import torch
 import tyro
+from boardgame_sweep.training import IDENTITY, check_same
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from circuits.intervals import interval
+from kibitz.runs import plain
 from kibitz.scored import markdown
 from saes.buffer import ActivationBuffer
 from saes.dictionary import Dictionary
+from saes.digests import weights_digest
 from saes.evaluation import evaluate
 from saes.families import find_site, site_width
-from saes.files import read_json, write_json, write_text
+from saes.files import FileError, read_json, sha256, write_json, write_text
 from saes.models import load_model, load_tokenizer
 from saes.recipes import Member, trainer_for
 from saes.sites import Site
@@ -42,6 +45,8 @@ from shift.trim import Cells
 from shift.word_judge import WordJudge
 
 RESAMPLES = 1000
+ELSEWHERE = ("table", "model", "run", "out")
+"""entries of the recipe that say where things are"""
 
 
 @dataclass(frozen=True)
@@ -69,23 +74,38 @@ class Recipe:
 
 def main(recipe: Recipe) -> None:
     model, tokenizer = load_model(recipe.model, device="cpu"), load_tokenizer(recipe.model)
+    check_recipe(recipe, model)
     found = []
     for seed in range(recipe.seeds):
         file = recipe.run / str(seed) / "result.json"
         if not file.exists():
             write_json(file, _seed(recipe, model, tokenizer, seed))
         found.append(read_json(file))
-    rows = [_row([run["rows"][i] for run in found]) for i in range(len(found[0]["rows"]))]
+    rows = [_row(of_method) for of_method in by_method(found)]
     result = {
         "model": Path(recipe.model).name,
         "table": recipe.table.name,
-        "recipe": {k: v for k, v in asdict(recipe).items() if k not in ("table", "model", "run", "out")},
+        "recipe": {k: v for k, v in asdict(recipe).items() if k not in ELSEWHERE},
         "seeds": [{k: v for k, v in run.items() if k != "rows"} for run in found],
         "rows": rows,
     }
     write_json(recipe.out.with_suffix(".json"), result)
     write_text(recipe.out.with_suffix(".md"), _document(result))
     print(recipe.out.with_suffix(".md").read_text())
+
+
+def check_recipe(recipe: Recipe, model: PreTrainedModel) -> None:
+    """FileError unless the seeds of the run's folder, if any, were measured with this recipe, model and table."""
+    if not (recipe.run / IDENTITY).exists() and any(recipe.run.glob("*/result.json")):
+        raise FileError(f"{recipe.run}: does not say how its seeds were measured; choose another --run or delete it")
+    settings = {k: v for k, v in asdict(recipe).items() if k not in (*ELSEWHERE, "seeds")}
+    check_same(recipe.run, {**plain(settings), "model": weights_digest(model), "table": sha256(recipe.table)})
+
+
+def by_method(found: Sequence[Mapping[str, Any]]) -> list[list[Mapping[str, Any]]]:
+    """The rows of each method, one for each seed that has it."""
+    names = dict.fromkeys(row["name"] for run in found for row in run["rows"])
+    return [[row for run in found for row in run["rows"] if row["name"] == name] for name in names]
 
 
 def _seed(recipe: Recipe, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, seed: int) -> dict[str, Any]:
@@ -168,6 +188,7 @@ def _row(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     worst = float(np.mean([np.mean([c.worst_group for c in each]) for each in runs]))
     return {
         **{name: rows[0][name] for name in ("name", "title", "labels")},
+        "seeds": len(rows),
         "worst_group": asdict(interval(worst, means)),
         "intended": float(np.mean([c.intended_accuracy for c in cells])),
         "spurious": float(np.mean([c.spurious_accuracy for c in cells])),
@@ -188,7 +209,7 @@ def _document(result: Mapping[str, Any]) -> str:
         ["method", "labels", "worst group", "bad", "identity", "cells 00 01 10 11"],
         [
             [
-                row["title"],
+                row["title"] + ("" if row["seeds"] == len(seeds) else f" ({row['seeds']} of the seeds)"),
                 row["labels"],
                 "{value:.3f} [{low:.3f}, {high:.3f}]".format(**row["worst_group"]),
                 f"{row['intended']:.3f}",
@@ -248,4 +269,7 @@ TopK dictionaries, k = {recipe["k"]}, {recipe["expansion"]} features for each di
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Recipe))
+    try:
+        main(tyro.cli(Recipe))
+    except FileError as error:
+        raise SystemExit(str(error)) from None

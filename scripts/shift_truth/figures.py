@@ -79,16 +79,19 @@ def draw_dictionaries(sets: Sequence[Mapping[str, Any]], measures: Mapping[str, 
     _finish(every[-1], figure, path)
 
 
-def draw_judges(grid: Mapping[str, Mapping[tuple[float, float], float]], path: Path) -> None:
-    """Share of the gap closed by judges of given recall and precision, with the head kept and with it retrained."""
+def draw_judges(grid: Mapping[str, Mapping[tuple[float, float], tuple[float, float]]], path: Path) -> None:
+    """Share of the gap closed by judges, by recall, a line for each precision that was asked for.
+
+    `grid`: by what is done, by (recall, precision asked): the share, and the precision that the judges had.
+    """
     figure, every = plt.subplots(1, len(grid), figsize=(4 * len(grid), 3.2), sharey=True, layout="constrained")
     shades = ("#1f6b4c", "#2166ac", "#c25a12", "#8a8f8c")
     for axes, (title, values) in zip(every, grid.items(), strict=True):
         precisions = sorted({p for _, p in values}, reverse=True)
         for precision, colour in zip(precisions, shades, strict=False):
-            line = sorted((r, v) for (r, p), v in values.items() if p == precision)
-            axes.plot([r for r, _ in line], [v for _, v in line], marker="o", ms=3.5, color=colour,
-                      label=f"precision {precision:g}")  # fmt: skip
+            line = sorted((r, *found) for (r, p), found in values.items() if p == precision)
+            axes.plot([r for r, *_ in line], [share for _, share, _ in line], marker="o", ms=3.5, color=colour,
+                      label=precision_label([had for *_, had in line]))  # fmt: skip
         axes.set_title(title, fontsize=9)
         axes.set_xlabel("recall of the judge")
         axes.axhline(0, color="#1c2321", lw=0.6)
@@ -96,6 +99,12 @@ def draw_judges(grid: Mapping[str, Mapping[tuple[float, float], float]], path: P
     every[0].set_ylabel("share of the gap closed")
     every[0].legend(fontsize=7, frameon=False)
     _finish(every[-1], figure, path)
+
+
+def precision_label(had: Sequence[float]) -> str:
+    """The precisions that the judges of one line had."""
+    low, high = (f"{bound:.2f}" for bound in (min(had), max(had)))
+    return f"precision {low}" if low == high else f"precision {low} to {high}"
 
 
 def _finish(axes: Axes, figure: Any, path: Path) -> None:

@@ -7,13 +7,16 @@ from typing import Any
 
 import torch
 from boardgame_sweep.data import othello_parts
+from boardgame_sweep.training import check_same
 from transformers import PreTrainedModel
 
 from boardgames.dictionaries import load_dictionaries
 from boardgames.lm import OTHELLO_INJECTED, load_othello_gpt
 from boardgames.othello.planted_rule import SHIPPED_RULE, PlantedRule
 from boardgames.report import Positions
+from kibitz.runs import plain
 from saes.architectures import AffineDictionary
+from saes.digests import weights_digest
 from saes.evaluation import evaluate_all
 from saes.families import find_site
 from saes.files import read_json, write_json
@@ -24,6 +27,7 @@ from shift_truth.dictionaries import SetScale, train_sets
 
 SITES = ("resid_0", "resid_1", "resid_2", "resid_3")
 """the metric is on the logits, so the last block counts too"""
+STUDY = "study.json"
 FITS = 0.9
 """variance explained from which dictionaries of the shipped model are good enough for a fine-tune of it"""
 
@@ -31,8 +35,12 @@ FITS = 0.9
 def study(
     scale: SetScale, run: Path, injected: InjectedScale | None = None, weights: Path = OTHELLO_INJECTED
 ) -> dict[str, Any]:
-    """What the study found, with the fit of the dictionaries; each part is kept in `run` and made once."""
-    file = run / "study.json"
+    """What the study found, with the fit of the dictionaries; each part is kept in `run` and made once.
+
+    A study of other weights, sizes or dictionaries is refused (FileError).
+    """
+    file = run / STUDY
+    check_same(run, study_identity(scale, injected, weights))
     if not file.exists():
         rule = SHIPPED_RULE
         masked, unmasked = (load_othello_gpt(weights / name) for name in ("masked", "unmasked"))
@@ -56,6 +64,22 @@ def study(
             },
         )
     return read_json(file)
+
+
+def study_identity(
+    scale: SetScale, injected: InjectedScale | None = None, weights: Path = OTHELLO_INJECTED
+) -> dict[str, Any]:
+    """What the study depends on: both models, the dictionaries that ship, and sizes."""
+    models = {name: load_othello_gpt(weights / name) for name in ("masked", "unmasked")}
+    digests = {name: weights_digest(model) for name, model in models.items()}
+    shipped = {site.name: weights_digest(d) for site, d in _shipped(models["masked"]).items()}
+    return {
+        **digests,
+        "dictionaries": shipped,
+        "scale": plain(scale),
+        "injected": plain(injected or InjectedScale()),
+        "rule": plain(SHIPPED_RULE),
+    }
 
 
 def _shipped(model: PreTrainedModel) -> dict[Site, AffineDictionary]:

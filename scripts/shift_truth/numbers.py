@@ -17,8 +17,13 @@ Draws = Float[np.ndarray, "draws tasks"]
 
 
 def cluster_draws(clusters: Sequence[Hashable], seed: int = 0) -> Draws:
-    """How often each task counts: in all tasks first (once each), then in each resample of the clusters."""
+    """How often each task counts: in all tasks first (once each), then in each resample of the clusters.
+
+    A single cluster has no resamples: drawn again it is always the same.
+    """
     names = list(dict.fromkeys(clusters))
+    if len(names) < 2:
+        return np.ones((1, len(clusters)))
     member = np.array([[c == name for c in clusters] for name in names], float)
     picked = np.random.default_rng(seed).multinomial(len(names), np.full(len(names), 1 / len(names)), RESAMPLES)
     return np.concatenate([np.ones((1, len(clusters))), picked @ member])
@@ -39,6 +44,13 @@ def gap_draws(
     base = np.asarray(original, float)
     above, below = draws @ (np.asarray(after, float) - base), draws @ (np.asarray(oracle, float) - base)
     return np.divide(above, below, out=np.full(len(draws), np.nan), where=np.abs(below) > 1e-9)
+
+
+def gap_difference(
+    first: Sequence[float], second: Sequence[float], original: Sequence[float], oracle: Sequence[float], draws: Draws
+) -> Interval:
+    """How much more of the gap the first closes than the second, on the same tasks and the same resamples."""
+    return _interval(gap_draws(first, original, oracle, draws) - gap_draws(second, original, oracle, draws))
 
 
 def mean(values: Sequence[float], draws: Draws) -> Interval:
@@ -64,6 +76,22 @@ def rank_correlation(
         chosen = rng.integers(sets, size=sets)
         resampled.append(_spearman(gains[chosen, column], *(values[chosen] for values in known)))
     return interval(_spearman(gains[:, 0], *known), np.array([r for r in resampled if np.isfinite(r)]))
+
+
+def clustered_correlation(
+    first: Sequence[float], second: Sequence[float], clusters: Sequence[Hashable], seed: int = 0
+) -> Interval:
+    """Spearman's rho of two numbers of each task; each resample draws whole clusters, and all their tasks with them.
+
+    No bounds for a single cluster.
+    """
+    x, y = np.asarray(first, float), np.asarray(second, float)
+    members = [np.flatnonzero([c == name for c in clusters]) for name in dict.fromkeys(clusters)]
+    rng, resampled = np.random.default_rng(seed), []
+    for _ in range(RESAMPLES if len(members) > 1 else 0):
+        chosen = np.concatenate([members[i] for i in rng.integers(len(members), size=len(members))])
+        resampled.append(_spearman(x[chosen], y[chosen]))
+    return _interval(np.array([_spearman(x, y), *resampled]))
 
 
 def _spearman(a: np.ndarray, b: np.ndarray, given: np.ndarray | None = None) -> float:

@@ -11,6 +11,7 @@ from typing import Literal
 
 import numpy as np
 import torch
+from boardgame_sweep.plan import ScaleName
 from transformers import PreTrainedModel
 
 from boardgames.othello.properties import SQUARES
@@ -42,6 +43,9 @@ class PoolScale:
     test: int = 1000
     cell: int = 1000
     seed: int = 0
+
+
+POOLS: Mapping[ScaleName, PoolScale] = {"small": PoolScale(), "paper": PoolScale(pairs=100)}
 
 
 @dataclass(frozen=True)

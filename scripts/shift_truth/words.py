@@ -1,6 +1,7 @@
 """Numbers as the document writes them, and the measurements that they come from."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,37 @@ def said(value: Interval) -> str:
     return f"{value.value:.2f}" if value.low is None else f"{value.value:.2f} [{value.low:.2f}, {value.high:.2f}]"
 
 
+def chosen(value: Interval, up: str, down: str, unclear: str) -> str:
+    """The words for an interval that lies above zero, below it, or that holds it (or has no bounds)."""
+    if value.low is None or value.high is None:
+        return unclear
+    return up if value.low > 0 else down if value.high < 0 else unclear
+
+
+def depends(rho: Interval, on: str) -> str:
+    """What a rank correlation says, with its numbers."""
+    return f"{chosen(rho, 'rises with', 'falls with', 'is not seen to depend on')} {on} ({said(rho)})"
+
+
+def compared(lead: Interval) -> str:
+    """What a difference says, with its numbers."""
+    return f"{chosen(lead, 'ahead', 'behind', 'not seen to differ')} ({said(lead)})"
+
+
+def kept(value: Interval) -> dict[str, float | None]:
+    """An interval as JSON can hold it: None for what is not a number."""
+    return {name: v if v is not None and isfinite(v) else None for name, v in vars(value).items()}
+
+
+def unkept(found: Mapping[str, float | None]) -> Interval:
+    """The interval that `kept` wrote."""
+    value = found["value"]
+    return Interval(float("nan") if value is None else value, found["low"], found["high"])
+
+
 def percent(value: Interval) -> str:
+    if value.value != value.value:
+        return "-"
     bounds = "" if value.low is None else f" [{value.low:.0%}, {value.high:.0%}]"
     return f"{value.value:.0%}{bounds}"
 

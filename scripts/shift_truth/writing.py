@@ -4,16 +4,19 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from circuits.intervals import Interval
+from boardgame_sweep.plan import ScaleName
+
 from kibitz.scored import markdown
 from saes.files import read_json, write_json, write_text
+from shift.specs import BoardTaskSpec
 from shift.tasks.questions import spoken
-from shift_truth.phases import SIZES
-from shift_truth.words import said
+from shift_truth.identities import FOLDERS, Measured, check_measured, recorded
 from shift_truth.writing_causes import injected_section, left_out_section
 from shift_truth.writing_depth import depth_section
+from shift_truth.writing_judges import judges_section
 from shift_truth.writing_methods import battery_section
-from shift_truth.writing_sets import dictionaries_section, judges_section
+from shift_truth.writing_sets import dictionaries_section
+from shift_truth.writing_short import in_short
 
 HEAD = """# SHIFT against what is known
 
@@ -25,11 +28,29 @@ of the gap** is the way from the original classifier's worst group (0) to that o
 tasks.
 """
 
+PARTS_TITLES: Mapping[Measured, str] = {
+    "battery": "methods, judges, depth",
+    "dictionaries": "sets of dictionaries",
+    "noise": "how good a judge must be",
+    "left_out": "one left out",
+}
+SETTINGS = {
+    "train": "games for a head",
+    "cell": "balanced games in each cell",
+    "candidates": "candidates",
+    "examples": "prompts for effects",
+    "steps": "steps",
+    "labelled": "labelled games",
+    "names": "games to name features on",
+}
 
-def write_results(run: Path, out: Path, images: Path, scale: str) -> None:
-    """The document, its figures, and a JSON of all that it says."""
-    pool, sizes = read_json(run / "tasks.json"), SIZES[scale]
-    text, numbers = [HEAD.format(scale=scale)], {"scale": scale}
+
+def write_results(run: Path, out: Path, images: Path, scale: ScaleName) -> None:
+    """The document, its figures, and a JSON of all that it says; FileError if what was measured is of another scale."""
+    check_measured(run, scale)
+    pool = read_json(run / "tasks.json")
+    text = [HEAD.format(scale=scale)]
+    numbers: dict[str, Any] = {"scale": scale}
     link = "../img"
     sections = (
         ("tasks", lambda: tasks_section(pool)),
@@ -48,59 +69,10 @@ def write_results(run: Path, out: Path, images: Path, scale: str) -> None:
         text.append("\n".join(lines))
         numbers[name] = values
     text.insert(1, "\n".join(["## In short", "", *(f"* {line}" for line in in_short(numbers))]))
-    text.append(_settings(sizes))
+    lines, numbers["settings"] = settings_section(run)
+    text.append("\n".join(lines))
     write_text(out, "\n\n".join(part.strip() for part in text) + "\n")
     write_json(out.with_suffix(".json"), numbers)
-
-
-def in_short(numbers: Mapping[str, Any]) -> list[str]:
-    """The findings, one sentence each, of the sections that are there."""
-
-    def bounds(found: Mapping[str, float | None]) -> str:
-        return said(Interval(found["value"] or 0.0, found["low"], found["high"]))
-
-    lines = []
-    if "battery" in numbers:
-        closed = {name: bounds(m["gap_closed"]) for name, m in numbers["battery"]["methods"].items()}
-        tasks = {name: m["tasks"] for name, m in numbers["battery"]["methods"].items()}
-        lines.append(
-            f"Un-retrained SHIFT, judged by the causal oracle, closes {closed['shift']} of the gap "
-            f"({tasks['shift']} tasks); features set to their mean {closed['shift_mean']} "
-            f"({tasks['shift_mean']} tasks); to zero, with the head fitted again, {closed['shift_retrained']}."
-        )
-        lines.append(
-            "Whoever has labelled prompts to name features with gets more from them directly: LEACE and a new head "
-            f"close {closed['leace_retrained']}, last-layer retraining {closed['last_layer']} "
-            f"({tasks['last_layer']} tasks)."
-        )
-        judges = {name: bounds(j["retrained"]) for name, j in numbers["battery"]["judges"].items()}
-        lines.append(
-            f"Judging matters: retrained, the concept oracle closes {judges['concept']}, the causal oracle "
-            f"{judges['causal']}, blind rules {judges['one-square']} and {judges['strongest-half']}; with the roles "
-            f"exchanged the classifier follows the wrong property ({judges['turned']})."
-        )
-    if "dictionaries" in numbers:
-        rho = {name: bounds(each["coverage"]) for name, each in numbers["dictionaries"]["rho"].items()}
-        lines.append(
-            f"Better dictionaries give better retrained SHIFT: its rank correlation with coverage is "
-            f"{rho['causal shift_retrained']} under the causal oracle and {rho['concept shift_retrained']} under the "
-            f"concept oracle; of un-retrained SHIFT {rho['causal shift']} and {rho['concept shift']}."
-        )
-    if "depth" in numbers:
-        lead = {rival: {k: bounds(v) for k, v in each.items()} for rival, each in numbers["depth"]["lead"].items()}
-        kept, again = lead["tokens_erased"], lead["tokens_erased_retrained"]
-        lines.append(
-            "Against erasing what words tell of the cue, SHIFT's worst group is ahead by "
-            f"{kept['shallow']} on shallow cues and {kept['deep']} on deep ones (rank correlation of its lead with "
-            f"depth {kept['rho']}); both retrained {again['shallow']} and {again['deep']} ({again['rho']})."
-        )
-    if "injected" in numbers:
-        (study,) = (v for v in numbers["injected"].values() if "recovered" in v)
-        lines.append(
-            "Of a rule planted in the model itself the concept oracle's trims bring back "
-            f"{study['recovered']['trimmed']:.0%}, as many random features {study['recovered']['random 0']:.0%}."
-        )
-    return lines
 
 
 def tasks_section(pool: Sequence[Mapping[str, Any]]) -> tuple[list[str], Any]:
@@ -124,29 +96,57 @@ def tasks_section(pool: Sequence[Mapping[str, Any]]) -> tuple[list[str], Any]:
     lines = [
         "## Tasks",
         "",
-        f"{len(passed)} of {len(pool)} tasks pass the admission test (linear probes of A and B reach .95 on balanced "
-        "data, the original worst group is at most .6, a feature detects each with F1 .8)."
-        + (
-            " Fewer than 20 pass, so all that could be drawn are reported below: the model that ships is small "
-            "(0.8 M parameters), and its probes do not reach .95."
-            if len(passed) < 20
-            else ""
-        ),
+        f"{len(passed)} of {len(pool)} tasks pass the admission test. {limits_met(measured)}"
+        + (" Those that fail are reported below, too." if len(passed) < len(measured) else ""),
         "",
         markdown(["family", "A / B", "probe A", "probe B", "original", "F1 A", "F1 B", "admitted"], rows),
     ]
     return lines, {"passed": len(passed), "measured": len(measured), "tasks": list(pool)}
 
 
-def _settings(sizes: Any) -> str:
-    return (
-        f"## Settings\n\nCandidates {sizes.settings.candidates}, effects over {sizes.settings.examples} prompts and "
-        f"{sizes.settings.steps} steps, {sizes.train} ambiguous games for the head, {sizes.cell} balanced games in "
-        f"each cell for the test; where sets of dictionaries are compared {sizes.quick.candidates}, "
-        f"{sizes.quick.examples}, {sizes.quick.steps}, {sizes.quick_train} and {sizes.quick_cell}. Features are "
-        f"named on {sizes.settings.names} random games that are no task's; a match below F1 .3 counts as unsure, and "
-        "unsure and mixed features are kept."
-    )
+def limits_met(measured: Sequence[Mapping[str, Any]]) -> str:
+    """How many of the tasks that could be drawn meet each limit of the admission test."""
+    if not measured:
+        return "None could be drawn."
+    limits = measured[0]["limits"]
+
+    def detected(task: Mapping[str, Any], name: str) -> bool:
+        return task[name] is not None and task[name]["f1"] >= limits["feature"]
+
+    counts = {
+        f"a linear probe of A reaches {limits['probe']:g}": [t["probe_intended"] >= limits["probe"] for t in measured],
+        f"one of B reaches {limits['probe']:g}": [t["probe_spurious"] >= limits["probe"] for t in measured],
+        f"the original worst group is at most {limits['worst_group']:g}": [
+            t["original_worst_group"] <= limits["worst_group"] for t in measured
+        ],
+        f"features detect both with F1 {limits['feature']:g}": [
+            detected(t, "intended_feature") and detected(t, "spurious_feature") for t in measured
+        ],
+    }
+    met = "; ".join(f"{name} in {sum(each)}" for name, each in counts.items())
+    return f"Of the {len(measured)} that could be drawn, on balanced data: {met}."
+
+
+def settings_section(run: Path) -> tuple[list[str], dict[str, Any]]:
+    """What the measurements were made with, as the run recorded it."""
+    parts = {part: found for part in FOLDERS if (found := recorded(part, run)) is not None}
+    if not parts:
+        return [], {}
+    table = [[PARTS_TITLES[part], *(str(found[name]) for name in SETTINGS)] for part, found in parts.items()]
+    tasks = [BoardTaskSpec.from_json(task["spec"]) for task in read_json(run / "tasks.json")]
+    first, last = min(t.plies[0] for t in tasks), max(t.plies[1] for t in tasks)
+    lines = [
+        "## Settings",
+        "",
+        markdown(["part", *SETTINGS.values()], table),
+        "",
+        "Heads are fitted on games of uniformly random legal play in which A and B agree where the head reads, half of "
+        f"each label, at one ply of {first} to {last} in each game; so is a head that is fitted again. The probe for A "
+        "and last-layer retraining are fitted on labelled games instead, the oracle head on as many balanced games as "
+        "the test has; no balanced game is among the ambiguous ones. Features are named on random games that are no "
+        "task's; a match below F1 .3 counts as unsure, and unsure and mixed features are kept.",
+    ]
+    return lines, parts
 
 
 def detector(found: Mapping[str, Any] | None) -> str:

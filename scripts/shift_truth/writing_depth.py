@@ -1,14 +1,16 @@
 """The document's section on the depth of cues: does SHIFT beat token deletion where a cue is not in single words?"""
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from circuits.intervals import Interval
 from kibitz.scored import markdown
 from shift_truth.figures import draw_depth
-from shift_truth.numbers import cluster_draws, mean, rank_correlation, square_of
-from shift_truth.words import measurements, said
+from shift_truth.numbers import cluster_draws, clustered_correlation, mean, square_of
+from shift_truth.words import kept, measurements, said
 from shift_truth.writing_methods import finished
 
 RIVALS = {
@@ -28,10 +30,12 @@ def depth_section(run: Path, images: Path, link: str) -> tuple[list[str], Any] |
     if len(points) < 3:
         return None
     draw_depth(points, images / "shift_depth.png")
-    lines, values = [], {}
+    clusters = len({square_of(p["task"]) for p in points})
+    lines: list[str] = []
+    values: dict[str, dict[str, Interval]] = {}
     for kind, rivals in RIVALS.items():
         for rival, title in rivals.items():
-            found = _lead(points, f"shift{kind}", rival)
+            found = lead_of(points, f"shift{kind}", rival)
             values[rival] = found
             lines.append(
                 f"* SHIFT{', retrained,' if kind else ''} against {title}: {said(found['shallow'])} on the shallower "
@@ -46,14 +50,15 @@ def depth_section(run: Path, images: Path, link: str) -> tuple[list[str], Any] |
         "",
         _dial(points),
         "",
-        f"How far SHIFT's worst group lies above a rival's, over all {len(points)} tasks that intend an owner:",
+        f"How far SHIFT's worst group lies above a rival's, over all {len(points)} tasks that intend an owner "
+        f"({clusters} squares intended, drawn whole by the bootstrap):",
         "",
         *lines,
         "",
         f"![Worst groups against the depth of the cue]({link}/shift_depth.png)",
     ]
-    plain = {rival: {name: vars(value) for name, value in found.items()} for rival, found in values.items()}
-    return lines, {"tasks": len(points), "lead": plain}
+    plain = {rival: {name: kept(value) for name, value in found.items()} for rival, found in values.items()}
+    return lines, {"tasks": len(points), "clusters": clusters, "lead": plain}
 
 
 def _points(run: Path) -> list[dict[str, Any]]:
@@ -72,16 +77,20 @@ def _points(run: Path) -> list[dict[str, Any]]:
     ]
 
 
-def _lead(points: list[dict[str, Any]], shift: str, rival: str) -> dict[str, Any]:
-    """How far one is ahead of the other on either half of the cues, and how that goes with depth."""
-    depth = np.array([-p["readability"] for p in points])
+def lead_of(points: Sequence[Mapping[str, Any]], shift: str, rival: str) -> dict[str, Interval]:
+    """How far one is ahead of the other on either half of the cues, and how that goes with depth; clusters are drawn.
+
+    Each point has a task, a readability, and worst groups by method (rows).
+    """
+    depth = [-p["readability"] for p in points]
     ahead = np.array([p["rows"][shift] - p["rows"][rival] for p in points])
+    clusters = [square_of(p["task"]) for p in points]
     order, half = np.argsort(depth, kind="stable"), len(points) // 2
-    draws = cluster_draws([square_of(p["task"]) for p in points])
-    parts = {}
-    for name, some in (("shallow", order[:half]), ("deep", order[-half:])):
-        parts[name] = mean(ahead[some], cluster_draws([square_of(points[i]["task"]) for i in some]))
-    return {**parts, "rho": rank_correlation(depth.tolist(), np.tile(ahead[:, None], len(draws)))}
+    parts = {
+        name: mean(ahead[some], cluster_draws([clusters[i] for i in some]))
+        for name, some in (("shallow", order[:half]), ("deep", order[-half:]))
+    }
+    return {**parts, "rho": clustered_correlation(depth, ahead.tolist(), clusters)}
 
 
 def _dial(points: list[dict[str, Any]]) -> str:

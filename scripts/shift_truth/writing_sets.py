@@ -1,6 +1,5 @@
-"""The document's sections on sets of dictionaries, and on how good a judge has to be."""
+"""The document's section on sets of dictionaries."""
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +8,9 @@ from jaxtyping import Float
 
 from kibitz.scored import markdown
 from saes.files import read_json
-from shift_truth.figures import TYPES, draw_dictionaries, draw_judges
+from shift_truth.figures import TYPES, draw_dictionaries
 from shift_truth.numbers import cluster_draws, gap_draws, rank_correlation, square_of, worst
-from shift_truth.words import measurements, of_draws, said
+from shift_truth.words import kept, measurements, of_draws, said
 
 JUDGES = {"concept": "concept oracle", "causal": "causal oracle"}
 METHODS = {"shift": "SHIFT", "shift_retrained": "retrained"}
@@ -51,7 +50,7 @@ def dictionaries_section(run: Path, images: Path, link: str) -> tuple[list[str],
     lines = [
         "## Does a better dictionary give better SHIFT?",
         "",
-        f"{len(sets)} sets (dictionaries at resid_0, resid_1 and resid_2) x {len(sets[0]['concept'])} owner tasks, "
+        f"{len(sets)} sets (dictionaries at {', '.join(sets[0]['sites'])}) x {len(sets[0]['concept'])} owner tasks, "
         "each judged by the concept oracle, which goes by F1 as coverage does, and by the causal oracle, which does "
         "not. Spearman's rank correlation of the share of the gap closed with what is usually measured of "
         "dictionaries; each resample draws sets, and clusters of tasks:",
@@ -69,14 +68,15 @@ def dictionaries_section(run: Path, images: Path, link: str) -> tuple[list[str],
             [_row(found, number, gains) for number, found in enumerate(sets)],
         ),
     ]
-    kept = ("type", "target_l0", "seed", "l0", "explained", "recovered", "coverage", "reconstruction", "errors")
+    entries = ("type", "target_l0", "seed", "l0", "explained", "recovered", "coverage", "reconstruction", "errors")
     numbers = {
+        "tasks": len(sets[0]["concept"]),
         "sets": [
-            {name: found[name] for name in kept}
+            {name: found[name] for name in entries}
             | {f"{judge} {method}": float(each[i, 0]) for (judge, method), each in gains.items()}
             for i, found in enumerate(sets)
         ],
-        "rho": {" ".join(key): {name: vars(value) for name, value in each.items()} for key, each in rho.items()},
+        "rho": {" ".join(key): {name: kept(value) for name, value in each.items()} for key, each in rho.items()},
     }
     return lines, numbers
 
@@ -112,7 +112,6 @@ def _on_the_same_tasks(sets: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 _FEWEST_TASKS = 4
-NOISY = {"shift": "to zero", "shift_mean": "to the mean", "shift_retrained": "to zero, head retrained"}
 
 
 def gains_of(sets: list[dict[str, Any]]) -> Gains:
@@ -145,39 +144,3 @@ def _row(found: dict[str, Any], number: int, gains: Gains) -> list[str]:
     numbers += [f"{found['reconstruction']:.3f}", f"{found['errors']:.0%}"]
     named = [TYPES[found["type"]][0], f"{found['target_l0']:g}", str(found["seed"])]
     return [*named, *numbers, *(f"{each[number, 0]:.2f}" for each in gains.values())]
-
-
-def judges_section(run: Path, images: Path, link: str) -> tuple[list[str], Any] | None:
-    """How good must a judge be?"""
-    grid: dict[str, dict[tuple[float, float], float]] = {title: {} for title in NOISY.values()}
-    tasks: dict[str, dict[str, Mapping[str, Any]]] = {}
-    for result in measurements(run / "noise" / "shipped", ""):
-        task, _, words = result["file"].partition(".recall-")
-        tasks.setdefault(task, {})[words] = result
-    full = max(map(len, tasks.values()), default=0)
-    whole = [found for found in tasks.values() if len(found) == full]  # a task that is not done is left out
-    most = len(whole)
-    for words in whole[0] if whole else ():
-        recall, precision = (float(x) for x in words.split("-precision-"))
-        found, draws = [each[words] for each in whole], np.ones((1, most))
-        for method, title in NOISY.items():
-            closed = gap_draws(worst(found, method), worst(found, "original"), worst(found, "oracle"), draws)
-            grid[title][recall, precision] = float(closed[0])
-    if full < 2:
-        return None
-    draw_judges(grid, images / "shift_judges.png")
-    recalls, precisions = (sorted({k[i] for k in grid["to zero"]}, reverse=True) for i in (0, 1))
-    tables = []
-    for title, values in grid.items():
-        rows = [[f"recall {r:g}", *(f"{values[r, p]:.2f}" for p in precisions)] for r in recalls]
-        tables += [f"{title}:", "", markdown(["", *(f"precision {p:g}" for p in precisions)], rows), ""]
-    lines = [
-        "## How good must a judge be?",
-        "",
-        f"The causal oracle made worse by lot, on {most} {'task' if most == 1 else 'tasks'}: some of its trims missed, "
-        "and other candidates trimmed. Share of the gap closed:",
-        "",
-        *tables,
-        f"![Share of the gap by recall and precision]({link}/shift_judges.png)",
-    ]
-    return lines, {t: {f"recall {r:g} precision {p:g}": v for (r, p), v in each.items()} for t, each in grid.items()}
