@@ -7,6 +7,7 @@ from circuits.intervals import Interval
 from shift_truth.words import chosen, compared, depends, said, unkept
 
 Numbers = Mapping[str, Any]
+_WORTH_ASKING = 0.1  # share of the gap that the oracle's own trims close, below which nothing is left to lose
 
 
 def in_short(numbers: Numbers) -> list[str]:
@@ -126,7 +127,7 @@ def judge_line(found: Numbers) -> str:
         if perfect is None:
             continue
         start = f"{title[0].upper()}{title[1:]}, the oracle's own trims close {perfect:.2f} of the gap"
-        if perfect <= 0:
+        if perfect < _WORTH_ASKING:
             parts.append(f"{start}, so no judge is good enough for this")
             continue
         recall = needed([(j["recall"], j["gap_closed"]) for j in judges if j["asked"] == 1], perfect / 2)
