@@ -199,7 +199,7 @@ def left_out(job: Job) -> None:
         {"name": name, "worst_group": c.worst_group, "intended": c.intended_accuracy, "spurious": c.spurious_accuracy}
         for name, c in rows
     ]
-    write_json(path, {"task": spec.to_json(), "rows": numbers})
+    write_json(path, {"task": case.spec.to_json(), "rows": numbers})
 
 
 def _named(part: str, names: Mapping[str, str]) -> str:

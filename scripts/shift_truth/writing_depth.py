@@ -87,7 +87,7 @@ def lead_of(points: Sequence[Mapping[str, Any]], shift: str, rival: str) -> dict
     clusters = [square_of(p["task"]) for p in points]
     order, half = np.argsort(depth, kind="stable"), len(points) // 2
     parts = {
-        name: mean(ahead[some], cluster_draws([clusters[i] for i in some]))
+        name: mean(ahead[some].tolist(), cluster_draws([clusters[i] for i in some]))
         for name, some in (("shallow", order[:half]), ("deep", order[-half:]))
     }
     return {**parts, "rho": clustered_correlation(depth, ahead.tolist(), clusters)}
