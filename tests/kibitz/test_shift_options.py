@@ -1,5 +1,7 @@
 """What `kibitz shift prepare` and `judge` make of their options, and what they refuse before anything is computed."""
 
+from pathlib import Path
+
 import pytest
 
 from kibitz.cli import main, parse
@@ -15,8 +17,6 @@ from shift.specs import BoardTaskSpec
 from shift.tasks.text_specs import TextTaskSpec
 from tests.shift.judging_for_tests import candidate
 
-BOARD = {"intended": "mine b2", "spurious": "mine g6"}
-
 
 @pytest.fixture
 def no_model(monkeypatch):
@@ -28,7 +28,11 @@ def no_model(monkeypatch):
     monkeypatch.setattr(Source, "open", load)
 
 
-def judged(run) -> bytes:
+def on_board(out: Path, replace: bool = False) -> PrepareConfig:
+    return PrepareConfig(intended="mine b2", spurious="mine g6", out=out, replace=replace)
+
+
+def judged(run: Path) -> bytes:
     """A run that somebody has judged; what is in his file."""
     write_json(run / "manifest.json", {"format": "kibitz-run-1"})
     log = JudgementLog(judgements_path(run), "a task")
@@ -42,31 +46,32 @@ def test_a_judged_run_is_not_replaced_unasked(tmp_path, no_model):
     run = tmp_path / "run"
     before = judged(run)
     with pytest.raises(ShiftError, match=r"3 so far.*another --out, or give --replace"):
-        run_prepare(PrepareConfig(**BOARD, out=run))
+        run_prepare(on_board(run))
     assert judgements_path(run).read_bytes() == before
     with pytest.raises(RuntimeError, match="a model is loaded"):
-        run_prepare(PrepareConfig(**BOARD, out=run, replace=True))
+        run_prepare(on_board(run, replace=True))
     judgements_path(run).unlink()
     with pytest.raises(RuntimeError, match="a model is loaded"):
-        run_prepare(PrepareConfig(**BOARD, out=run))
+        run_prepare(on_board(run))
 
 
 def test_a_run_that_is_judged_while_another_is_prepared_stays(tmp_path):
     """The folder is replaced at the end, minutes after it was looked at first."""
-    task = {**BOARD, "site": "resid_0", "train": 80, "test": 20, "cell": 10}
-    write_json(tmp_path / "task.json", task)
-    small = {"candidates": 2, "examples": 4, "steps": 1, "names": 4, "controls": 0.0}
-    config = PrepareConfig(task=tmp_path / "task.json", out=tmp_path / "run", **small)
-    run_prepare(config)
-    write_json(tmp_path / "later.json", task)
+    file = tmp_path / "task.json"
+    said = {"intended": "mine b2", "spurious": "mine g6", "site": "resid_0", "train": 80, "test": 20, "cell": 10}
+    write_json(file, said)
 
-    class Later(PrepareConfig):
+    class JudgedMeanwhile(PrepareConfig):
         def source(self) -> Source:
             judged(self.out)
             return super().source()
 
+    def small(kind: type[PrepareConfig]) -> PrepareConfig:
+        return kind(task=file, out=tmp_path / "run", candidates=2, examples=4, steps=1, names=4, controls=0.0)
+
+    run_prepare(small(PrepareConfig))
     with pytest.raises(ShiftError, match="3 so far"):
-        run_prepare(Later(task=tmp_path / "later.json", out=tmp_path / "run", **small))
+        run_prepare(small(JudgedMeanwhile))
     assert judgements_path(tmp_path / "run").exists() and (tmp_path / "run" / "queue.json").exists()
 
 
