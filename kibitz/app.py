@@ -13,15 +13,14 @@ from transformers import PreTrainedModel
 from boardgames.dictionaries import OTHELLO_DICTIONARIES
 from boardgames.lm import OTHELLO_GPT
 from boardgames.report import Positions
-from circuits.circuit_files import FORMAT, load_circuit
 from kibitz.board_words import board_game, labelled_positions, some_games
 from kibitz.corpora import CorpusOptions
 from kibitz.evaluate import find_dictionaries, ours_below, place_at
 from kibitz.pages.app_server import catalogue_app, pages_below
 from kibitz.pages.catalogue import Catalogue
+from kibitz.pages.circuit_effects import circuit_effects
 from kibitz.pages.serving import serve
 from kibitz.runs import RunError
-from saes.files import read_json
 from saes.models import load_model, load_tokenizer
 from saes.samples import Sample
 from shift.board_cards import ChessBoards, OthelloBoards
@@ -87,14 +86,14 @@ def open_catalogue(config: AppConfig) -> Catalogue:
     for dictionary in dictionaries.values():
         place_at(model, dictionary, None)
         dictionary.site  # noqa: B018  # SiteError unless it reads and writes one site
-    effects = {} if config.run is None else _effects(config.run)
+    effects, notes = ({}, ()) if config.run is None else circuit_effects(config.run, dictionaries)
     game = board_game(model)
     if game is None:
-        return Catalogue(model, dictionaries, _contexts(config, model, source, told), None, effects)
+        return Catalogue(model, dictionaries, _contexts(config, model, source, told), None, effects, notes)
     games = some_games(game, config.games, config.count, config.seed)
     labelled = labelled_positions(game, games)
     shown: Shown = OthelloBoards(labelled) if isinstance(labelled, Positions) else ChessBoards(games)
-    return Catalogue(model, dictionaries, shown, labelled, effects)
+    return Catalogue(model, dictionaries, shown, labelled, effects, notes)
 
 
 def _told(run: Path | None) -> dict[str, Any]:
@@ -137,16 +136,3 @@ def _contexts(config: AppConfig, model: PreTrainedModel, source: str | None, tol
         torch.cat([batch.keep for batch in batches]),
         speller(load_tokenizer(str(source))),
     )
-
-
-def _effects(run: Path) -> dict[tuple[str, int], float]:
-    """The largest effect of each feature in any circuit of the run."""
-    found: dict[tuple[str, int], float] = {}
-    for manifest in sorted(run.rglob("manifest.json")):
-        said = read_json(manifest)
-        if not isinstance(said, dict) or said.get("format") != FORMAT:
-            continue
-        for node, effect in load_circuit(manifest.parent).nodes.items():
-            if node.feature is not None and abs(effect) >= abs(found.get((node.site, node.feature), 0.0)):
-                found[node.site, node.feature] = effect
-    return found

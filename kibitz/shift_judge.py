@@ -12,7 +12,7 @@ from kibitz.pages.judge_server import judge_app
 from kibitz.pages.judging import Judging
 from kibitz.pages.serving import serve
 from kibitz.shift_judges import Arbiter, JudgeName, JudgeOptions, verdict_counts
-from kibitz.shift_problem import reopen
+from kibitz.shift_problem import ShiftError, reopen
 from kibitz.shift_score import ScoreConfig, run_score
 from shift.endpoint import EndpointConfig
 
@@ -38,7 +38,7 @@ class JudgeConfig:
     device: str = "auto"
     """of all judges that are no person"""
     rater: str = ""
-    """the name in the judgement file; by default that of the user"""
+    """of the page: the name in the judgement file; by default that of the user"""
     blind: bool = False
     """show neither properties nor effects, whatever the run says"""
     port: int = 0
@@ -49,6 +49,8 @@ class JudgeConfig:
     def __post_init__(self) -> None:
         if not 0 <= self.port < 1 << 16:
             raise ValueError(f"port is {self.port}: choose 0 to 65535")
+        if self.rater and self.judge != "page":
+            raise ShiftError(f"judge {self.judge} goes by a name of its own: --rater is for the page")
 
 
 def run_judge_command(config: JudgeConfig) -> str:
@@ -57,10 +59,15 @@ def run_judge_command(config: JudgeConfig) -> str:
         return run_judge_page(config, lambda: _score(config.run))
     asked = config.endpoint or config.model
     options = JudgeOptions(
-        config.verdicts, EndpointConfig(config.endpoint, config.model, config.key_variable) if asked else None
+        config.verdicts,
+        EndpointConfig(config.endpoint, config.model, config.key_variable) if asked else None,
+        blind=config.blind,
     )
     problem = reopen(config.run, config.device)
-    rater = Arbiter(problem, config.run, options).run_judge(config.judge)
+    try:
+        rater = Arbiter(problem, config.run, options).run_judge(config.judge)
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt("interrupted; what is judged is written, and the same command goes on") from None
     said = ", ".join(f"{verdict} {n}" for verdict, n in verdict_counts(config.run, problem.task.name, rater).items())
     return f"{rater}: {said or 'nothing left to judge'}. Close the judging: kibitz shift freeze {config.run}"
 
@@ -69,9 +76,16 @@ def _score(run: Path) -> None:
     run_score(ScoreConfig(run))
 
 
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a number without an entry in the list of users
+        raise ShiftError("this user has no name on this machine: give --rater") from None
+
+
 def run_judge_page(config: JudgeConfig, score: Callable[[], None] | None = None) -> str:
     """Serve until Ctrl-C; `score` makes the outcome once the judgements are frozen."""
-    judging = Judging(config.run, config.rater or getpass.getuser(), blind=config.blind or None, score=score)
+    judging = Judging(config.run, config.rater or _user(), blind=config.blind or None, score=score)
     serve(lambda keys: judge_app(judging, keys), config.port, show=config.open)
     left = judging.state()
     return "The judgements are frozen." if left["frozen"] else f"{left['unjudged']} cards are not judged yet."

@@ -1,7 +1,7 @@
 """`kibitz shift prepare`: fit a classifier where two properties agree, rank what it leans on, lay it out for judges."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,17 +12,19 @@ from boardgames.matching import Match
 from kibitz.runs import check_replaceable, run_folder
 from kibitz.shift_problem import ShiftError, ShiftProblem, Source, Spec, read_spec, save_prepared
 from kibitz.shift_shown import Sample
+from shift.append_log import read_lines
 from shift.candidates import Candidate, Effects
 from shift.cards import card_json
 from shift.grouping import ambiguous_activations, group_by_activation
 from shift.preparing import Prepared, prepare
 from shift.queue import Item, QueueConfig, queue, without_effect
-from shift.run_folder import write_card, write_queue, write_task
+from shift.run_folder import judgements_path, write_card, write_queue, write_task
 from shift.specs import BoardTaskSpec
 from shift.tasks.known_texts import bias_in_bios, gap_coreference, gap_gender, madlibs
 from shift.tasks.questions import owners_asked
+from shift.tasks.text_specs import TextTaskSpec
 
-Known = Literal["bias-in-bios", "madlibs", "gap-gender", "gap-coreference"]
+Known = Literal["bias-in-bios", "bias-in-bios-gemma", "madlibs", "gap-gender", "gap-coreference"]
 _MORE_CONTROLS = 4  # features without effect that are looked at, for each that is wanted: some never fire
 
 
@@ -40,7 +42,8 @@ class PrepareConfig:
     task: Path | None = None
     """a task in JSON, of a board (docs/shift.md) or of texts (docs/shift_text.md)"""
     known: Known | None = None
-    """a task of texts that is known: bias-in-bios (from the hub), madlibs or gap-* (give --table)"""
+    """a task of texts that is known: bias-in-bios (from the hub; for Pythia-70m-deduped or, -gemma, Gemma-2-2B),
+    madlibs or gap-* (give --table)"""
     table: str | None = None
     """of a known task: its table, where it is not on the hub"""
     intended: str = ""
@@ -49,8 +52,8 @@ class PrepareConfig:
     """of a board: B, which agrees with A wherever the classifier is trained"""
     filters: tuple[str, ...] | None = None
     """of a board: what must hold where it is read; by default that squares whose owner is asked for are occupied"""
-    site: str = "resid_2"
-    """of a board: where the classifier reads"""
+    site: str | None = None
+    """where the classifier reads; by default resid_2 on boards, and what a known task says (docs/shift_text.md)"""
     probe: Path | None = None
     """your own linear probe on the task's site, a safetensors file with weight and bias; by default one is fitted"""
     classifier: str | None = None
@@ -76,10 +79,12 @@ class PrepareConfig:
     games: tuple[Path, ...] = ()
     """files of those games (see `kibitz games`); by default uniformly random ones"""
     device: str = "auto"
-    seed: int = 0
-    """of the task, unless a file says it, and of all that is drawn"""
+    seed: int | None = None
+    """of the task, if no file describes it, and of all that is drawn; by default 0, or what a known task says"""
     out: Path = Path("runs/shift")
     """folder for the run; an earlier run there is replaced when this one is complete"""
+    replace: bool = False
+    """replace an earlier run even if it was judged: its judgements are lost"""
 
     def __post_init__(self) -> None:
         given = [self.task is not None, self.known is not None, bool(self.intended or self.spurious)]
@@ -89,31 +94,43 @@ class PrepareConfig:
             )
         if given[2] and not (self.intended and self.spurious):
             raise ShiftError("give both --intended and --spurious")
-        if self.table is None and self.known not in (None, "bias-in-bios"):
-            raise ShiftError(f"{self.known} needs its file: give --table")
-        for name, least in (("candidates", 1), ("examples", 2), ("steps", 1), ("names", 2), ("seed", 0)):
+        self._check_options(board=given[2])
+        for name, least in (("candidates", 1), ("examples", 2), ("steps", 1), ("names", 2)):
             if getattr(self, name) < least:
                 raise ShiftError(f"{name} is {getattr(self, name)}: choose {least} or more")
+        if self.draws < 0:
+            raise ShiftError(f"seed is {self.seed}: choose 0 or more")
+
+    def _check_options(self, board: bool) -> None:
+        """ShiftError for an option that says nothing about the task that was asked for."""
+        if self.table is None and self.known is not None and not self.known.startswith("bias-in-bios"):
+            raise ShiftError(f"{self.known} needs its file: give --table")
+        if self.table is not None and self.known is None:
+            raise ShiftError("--table is the table of a known task: give --known")
+        if self.filters is not None and not board:
+            raise ShiftError("--filters are of a board: give --intended and --spurious, or write them into the task")
+        if self.site is not None and self.task is not None:
+            raise ShiftError(f"--site: where the classifier reads is said in {self.task}")
+        if self.site is not None and self.classifier is not None:
+            raise ShiftError("--site: a classifier of your own reads its last residual site")
+
+    @property
+    def draws(self) -> int:
+        """The seed of all that is drawn beside the task."""
+        return 0 if self.seed is None else self.seed
 
     def spec(self) -> Spec:
         """The task that is asked for; SpecError if it is none."""
         if self.task is not None:
             return read_spec(self.task)
         if self.known is not None:
-            table = self.table or ""
-            match self.known:
-                case "bias-in-bios":
-                    return bias_in_bios(path=table or "LabHC/bias_in_bios")
-                case "madlibs":
-                    return madlibs(table, self.site)
-                case "gap-gender":
-                    return gap_gender(table, self.site)
-                case "gap-coreference":
-                    return gap_coreference(table, self.site)
+            spec = known_task(self.known, self.table)
+            site, seed = self.site or spec.site, spec.seed if self.seed is None else self.seed
+            return replace(spec, site=site, seed=seed)
         filters = self.filters
         if filters is None:
             filters = tuple(f"occupied {square}" for square in owners_asked(self.intended, self.spurious))
-        return BoardTaskSpec(self.intended, self.spurious, filters, site=self.site, seed=self.seed)
+        return BoardTaskSpec(self.intended, self.spurious, filters, site=self.site or "resid_2", seed=self.draws)
 
     def source(self) -> Source:
         """All that the run is made of."""
@@ -121,11 +138,36 @@ class PrepareConfig:
         return Source(self.spec(), self.model, self.dictionaries, probe, self.classifier, self.labels)
 
 
+def known_task(name: Known, table: str | None) -> TextTaskSpec:
+    """A task of texts by its name; `table`: its file, or by default the hub's for Bias in Bios."""
+    match name:
+        case "bias-in-bios" | "bias-in-bios-gemma":
+            return bias_in_bios("gemma" if name.endswith("gemma") else "pythia", table or "LabHC/bias_in_bios")
+        case "madlibs":
+            return madlibs(table or "")
+        case "gap-gender":
+            return gap_gender(table or "")
+        case "gap-coreference":
+            return gap_coreference(table or "")
+
+
+def check_unjudged(run: Path) -> None:
+    """ShiftError if somebody has judged the run: what he said would be lost with it."""
+    path = judgements_path(run)
+    if path.exists():
+        count = sum(line.value.get("kind") == "judgement" for line in read_lines(path).whole)
+        raise ShiftError(
+            f"{run}: holds judgements ({count} so far), which would be lost; choose another --out, or give --replace"
+        )
+
+
 def run_prepare(config: PrepareConfig) -> str:
     """The table to print; the folder appears, or is replaced, only when all is done."""
     check_replaceable(config.out)
+    if not config.replace:
+        check_unjudged(config.out)
     problem = config.source().open(config.device)
-    with run_folder(config.out, config, config.seed, {}) as run:
+    with run_folder(config.out, config, config.draws, {}) as run:
         prepared = prepare(
             problem.model,
             problem.dictionaries,
@@ -136,9 +178,11 @@ def run_prepare(config: PrepareConfig) -> str:
             steps=config.steps,
         )
         save_prepared(run, prepared)
-        sample = Sample(problem, config.names, config.games, config.seed)
+        sample = Sample(problem, config.names, config.games, config.draws)
         items, matches = lay_out(problem, prepared, sample, config, run)
         write_task(run, _task(config, problem, prepared))
+        if not config.replace:
+            check_unjudged(config.out)  # judged since
     return _said(config, problem, prepared, items, matches)
 
 
@@ -153,9 +197,9 @@ def lay_out(
     )
     groups = group_by_activation(prepared.candidates, acts, config.alike)
     wanted = round(config.controls * len(groups))
-    controls = sample.firing(_idle(prepared.effects, prepared.candidates[-1].effect, wanted, config.seed))
+    controls = sample.firing(_idle(prepared.effects, prepared.candidates[-1].effect, wanted, config.draws))
     share = min(config.controls, len(controls) / len(groups))
-    items = queue(groups, controls, QueueConfig(repeats=config.repeats, controls=share, seed=config.seed))
+    items = queue(groups, controls, QueueConfig(repeats=config.repeats, controls=share, seed=config.draws))
     judged = [*prepared.candidates, *(item.group[0] for item in items if item.role == "control")]
     matches = sample.matches(judged)
     cards = sample.cards(judged, matches)
@@ -190,7 +234,7 @@ def _task(config: PrepareConfig, problem: ShiftProblem, prepared: Prepared) -> d
         "steps": config.steps,
         "names": config.names,
         "games": [str(path) for path in config.games],
-        "seed": config.seed,
+        "seed": config.draws,
     }
 
 

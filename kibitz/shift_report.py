@@ -31,6 +31,8 @@ def run_report(config: ReportConfig) -> str:
     if not outcome_path(run).exists():
         raise ShiftError(f"{run}: is not scored yet; run kibitz shift score {run}")
     task, outcome, frozen = read_task(run), read_outcome(run), Frozen.read(judgements_path(run))
+    if outcome.get("frozen") != frozen.sha256:
+        raise ShiftError(f"{run}: outcome.json is not of these judgements; run kibitz shift score {run} again")
     table = markdown(HEADER, [_row(row) for row in outcome["rows"]])
     said = sentences(task, outcome)
     write_text(run / "report.md", "\n\n".join([f"# {_title(task)}", *said, table]) + "\n")
@@ -57,8 +59,9 @@ def sentences(task: Mapping[str, Any], outcome: Mapping[str, Any]) -> list[str]:
         said.append(f"{outcome['error_share']:.0%} of the absolute effect is in error nodes, which nobody can trim.")
     for rater, q in outcome.get("judges", {}).items():
         numbers = ", ".join(f"{n} {'undefined' if q[n] is None else f'{q[n]:.2f}'}" for n in ("precision", "recall"))
-        steady = [] if q["consistency"] is None else [f"gave the same verdict on {q['consistency']:.0%} of repeats"]
-        steady += [] if q["control_trim_rate"] is None else [f"trimmed {q['control_trim_rate']:.0%} of the controls"]
+        same, controls = q.get("consistency"), q.get("control_trim_rate")
+        steady = [] if same is None else [f"gave the same verdict on {same:.0%} of repeats"]
+        steady += [] if controls is None else [f"trimmed {controls:.0%} of the controls"]
         said.append(f"{rater}: {numbers} against the {q['reference']}{'; ' + ', '.join(steady) if steady else ''}.")
     return said
 
@@ -77,9 +80,10 @@ def page(
     ]
     if outcome.get("leave_one_out"):
         rows = [[r["name"], f"{r['worst_group']:.2f}"] for r in outcome["leave_one_out"]]
-        parts += ["<h2>One left out</h2>", _table(["ablated", "worst group"], rows)]
+        parts += ["<h2>What each part does</h2>", _table(["ablated", "worst group"], rows)]
     if outcome.get("side_effects"):
-        rows = [[name, *(_number(v) for v in values)] for name, values in outcome["side_effects"].items()]
+        found = {name: v if isinstance(v, list) else [v] for name, v in outcome["side_effects"].items()}
+        rows = [[name, *map(_number, values)] for name, values in found.items()]
         parts += ["<h2>Side effects on the language model</h2>", _table(["", "before", "after"], rows)]
     rows = [[f"{j.site}/{j.feature}", f"{j.effect:+.3g}", j.rater, j.verdict, j.reason] for j in judgements]
     parts += ["<h2>Judgements</h2>", _table(["feature", "effect", "rater", "verdict", "reason"], rows), "</main>"]
@@ -116,5 +120,7 @@ def _title(task: Mapping[str, Any]) -> str:
     return f"SHIFT: {task['intended']} against {task['spurious']}"
 
 
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.2f}"
+def _number(value: Any) -> str:
+    if isinstance(value, int | float):
+        return f"{value:.2f}"
+    return "-" if value is None else str(value)

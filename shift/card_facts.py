@@ -1,5 +1,6 @@
 """What is measured of a feature for its card: how it is distributed, what it writes, and what lies beside it."""
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +16,7 @@ from saes.dictionary import Dictionary
 
 BINS = 24
 _CHUNK = 4096  # positions whose squares are unpacked at once
+_STREAM = re.compile(r"embed|(attn|mlp|resid|resid_mid)_\d+")  # the residual stream, and what is added to it
 _LARGE = 1e4  # norms divide by the length of what they read, up to a small constant that this hides
 
 
@@ -101,7 +103,7 @@ def direct_logits(
     head = model.get_output_embeddings()
     if not isinstance(head, nn.Linear) or dictionary.W_dec.shape[1] != head.in_features:
         return None
-    if not dictionary.writes[0].name.startswith(("embed", "attn_", "mlp_", "resid_")):
+    if not _STREAM.fullmatch(dictionary.writes[0].name):
         return None
     norms = [m for m in model.base_model.children() if getattr(getattr(m, "weight", None), "ndim", 0) == 1]
     directions = dictionary.W_dec[features].to(head.weight)

@@ -29,7 +29,8 @@ def catalogue_app(catalogue: Catalogue, pages: Mapping[str, Path], keys: Keys, t
 
     @app.get("/api/overview")
     def overview() -> dict[str, Any]:
-        return {"title": title, "dictionaries": catalogue.overview(), "pages": list(pages)}
+        notes = list(catalogue.notes)
+        return {"title": title, "dictionaries": catalogue.overview(), "pages": list(pages), "notes": notes}
 
     @app.get("/api/dictionaries/{key}")
     def features(key: str) -> dict[str, Any]:

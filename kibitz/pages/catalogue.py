@@ -53,7 +53,8 @@ class Listed:
 class Catalogue:
     """Dictionaries of one model by name. `labelled`: the positions of `shown` with all properties, for games.
 
-    `effects`: what is known of features by (site name, feature), such as their effect in a circuit.
+    `effects`: what is known of features by (name of their dictionary, feature), such as their effect in a circuit.
+    `notes`: what a reader of all this should be told, in sentences.
     """
 
     def __init__(
@@ -63,7 +64,9 @@ class Catalogue:
         shown: Shown,
         labelled: Positions | LabelledRows | None = None,
         effects: Mapping[tuple[str, int], float] | None = None,
+        notes: tuple[str, ...] = (),
     ) -> None:
+        self.notes = notes
         self._model, self._shown, self._labelled, self._effects = model, shown, labelled, effects or {}
         self._dictionaries = {f"{i}": (name, d) for i, (name, d) in enumerate(dictionaries.items())}
         self._made: dict[tuple[str, int | None], Any] = {}
@@ -78,21 +81,23 @@ class Catalogue:
 
     def features(self, key: str) -> list[dict[str, Any]]:
         """All features of one dictionary."""
-        site = self._dictionary(key).site.name
-        return [listed.to_json(self._effects.get((site, listed.feature))) for listed in self._listed(key)]
+        name, _ = self._dictionary(key)
+        return [listed.to_json(self._effects.get((name, listed.feature))) for listed in self._listed(key)]
 
     def card(self, key: str, feature: int) -> dict[str, Any]:
         """A card as docs/cards.md has it; without an effect where none is known."""
-        dictionary = self._dictionary(key)
+        name, dictionary = self._dictionary(key)
         if not 0 <= feature < dictionary.features:
             raise UnknownError(f"feature {feature}: there are {dictionary.features}, from 0")
         listed = self._listed(key)
-        return self._once((key, feature), lambda: self._drawn(dictionary, feature, listed))
+        effect = self._effects.get((name, feature))
+        return self._once((key, feature), lambda: self._drawn(dictionary, feature, listed, effect))
 
-    def _drawn(self, dictionary: Dictionary, feature: int, listed: list[Listed]) -> dict[str, Any]:
+    def _drawn(
+        self, dictionary: Dictionary, feature: int, listed: list[Listed], effect: float | None
+    ) -> dict[str, Any]:
         site = dictionary.site
         matches = {(site.name, each.feature): each.match for each in listed if each.match is not None}
-        effect = self._effects.get((site.name, feature))
         group = (Candidate(site, feature, effect or 0.0),)
         cards = FeatureCards(self._model, {site: dictionary}, group, self._shown, matches=matches)
         card = shown_json(card_json(cards(group)), blind=False)
@@ -100,7 +105,7 @@ class Catalogue:
         return card
 
     def _listed(self, key: str) -> list[Listed]:
-        return self._once((key, None), lambda: self._list(self._dictionary(key)))
+        return self._once((key, None), lambda: self._list(self._dictionary(key)[1]))
 
     def _list(self, dictionary: Dictionary) -> list[Listed]:
         densities = self._densities(dictionary.site, dictionary).tolist()
@@ -133,10 +138,11 @@ class Catalogue:
             found += [tuple(token for token, _ in each.top) for each in effects]
         return found
 
-    def _dictionary(self, key: str) -> Dictionary:
+    def _dictionary(self, key: str) -> tuple[str, Dictionary]:
+        """Its name, and itself."""
         if key not in self._dictionaries:
             raise UnknownError(f"no dictionary has the key {key!r}")
-        return self._dictionaries[key][1]
+        return self._dictionaries[key]
 
     def _once(self, key: tuple[str, int | None], make: Callable[[], _Made]) -> _Made:
         """One computation at a time: requests come in threads, and the model is one."""

@@ -56,8 +56,8 @@ def judge_app(judging: Judging, keys: Keys) -> FastAPI:
 
     @app.post("/api/undo")
     def undo() -> dict[str, Any]:
-        item = judging.undo()
-        return {**judging.state(), "undone": item}
+        undone = judging.undo()
+        return {**judging.state(), "undone": undone}
 
     @app.post("/api/freeze")
     def freeze(confirmed: Confirmed) -> dict[str, Any]:

@@ -78,10 +78,11 @@ class Judging:
                 raise PageError(f"this card {said} elsewhere in the meantime: look again, then judge")
             self._log().add(*verdicts_on(judged, opinion, self.rater, seconds))
 
-    def undo(self) -> str:
-        """Take back this rater's last verdict; the name of the item."""
+    def undo(self) -> dict[str, Any]:
+        """Take back this rater's last verdict: the name of the item, and what goes back into its draft."""
         with self._lock:
-            return self._log().undo(self.rater)[0].item
+            taken = self._log().undo(self.rater)[0]
+        return {name: getattr(taken, name) for name in ("item", "reason", "confidence", "seconds")}
 
     def freeze(self, unjudged: int) -> None:
         """Close the file. `unjudged` is how many the page said are left; PageError if that is not so any more."""
@@ -98,7 +99,7 @@ class Judging:
         frozen = Frozen.read(self._path)
         said = Counter(j.verdict for j in frozen.judgements if j.rater == self.rater and j.role == "candidate")
         return {
-            "outcome": read_outcome(self.run) if outcome_path(self.run).exists() else None,
+            "outcome": self._scored(frozen),
             "reliability": asdict(reliability(frozen.judgements, self.rater)),
             "verdicts": dict(said),
             "sha256": frozen.sha256,
@@ -120,11 +121,19 @@ class Judging:
         state: Literal["done", "failed"] = "failed"
         try:
             score()
-            read_outcome(self.run)
+            if read_outcome(self.run).get("frozen") != Frozen.read(self._path).sha256:
+                raise PageError(f"{outcome_path(self.run)}: is not of the judgements that were frozen here")
             state = "done"
         except Exception as error:  # nobody else would see it: it is in a thread of its own
             self._failure = str(error) or type(error).__name__
         self._scoring = state
+
+    def _scored(self, frozen: Frozen) -> dict[str, Any] | None:
+        """The outcome of these judgements; None if there is none, or one of others, such as earlier ones."""
+        if not outcome_path(self.run).exists():
+            return None
+        found = read_outcome(self.run)
+        return found if found.get("frozen") == frozen.sha256 else None
 
     @property
     def _path(self) -> Path:

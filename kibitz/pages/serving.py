@@ -1,11 +1,15 @@
 """What both pages share: files of the front end by name, errors as one sentence, and a server on 127.0.0.1."""
 
+import os
 import socket
 import sys
 import webbrowser
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext, suppress
 from html import escape
 from importlib import resources
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from threading import Timer
 
 import uvicorn
@@ -89,12 +93,43 @@ def listen(port: int) -> socket.socket:
     return taken
 
 
+@contextmanager
+def redirect_file(address: str) -> Iterator[Path]:
+    """A page that leads to the address, readable for this user alone, until the block ends.
+
+    What a browser is started with stands in the list of processes, which every user of the machine can read: the file's
+    name may stand there, a token may not.
+    """
+    target = escape(address)
+    html = (
+        '<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="referrer" content="no-referrer">'
+        f'<title>Kibitz</title><meta http-equiv="refresh" content="0; url={target}"></head>'
+        f'<body><a href="{target}">Open the page</a></body></html>\n'
+    )
+    with TemporaryDirectory(prefix="kibitz-") as folder:
+        path = Path(folder) / "open.html"
+        with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as stream:
+            stream.write(html)
+        yield path
+
+
+@contextmanager
+def _shown(address: str) -> Iterator[None]:
+    """Open the address in the browser, once the server has begun."""
+    with redirect_file(address) as path:
+        opening = Timer(0.5, webbrowser.open, [path.as_uri()])
+        opening.start()
+        try:
+            yield
+        finally:
+            opening.cancel()
+
+
 def serve(make: Callable[[Keys], FastAPI], port: int, *, show: bool) -> None:
-    """Serve until Ctrl-C; the address is printed, and opened in the browser if `show`."""
+    """Serve until Ctrl-C, then return; the address is printed, and opened in the browser if `show`."""
     with listen(port) as taken:
         keys = Keys(taken.getsockname()[1])
         config = uvicorn.Config(make(keys), log_level="warning", access_log=False, server_header=False)
         print(f"Open {keys.address}\nCtrl-C ends.", file=sys.stderr, flush=True)
-        if show:
-            Timer(0.5, webbrowser.open, [keys.address]).start()
-        uvicorn.Server(config).run(sockets=[taken])
+        with _shown(keys.address) if show else nullcontext(), suppress(KeyboardInterrupt):  # uvicorn raises it again
+            uvicorn.Server(config).run(sockets=[taken])

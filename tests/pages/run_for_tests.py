@@ -4,12 +4,13 @@ import http.client
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import uvicorn
+from fastapi import FastAPI
 
 from boardgames.matching import Match
 from boardgames.othello.properties import SQUARES
@@ -20,8 +21,9 @@ from kibitz.pages.serving import listen
 from shift.board_cards import draw_othello
 from shift.card_facts import Facts, Histogram, LogitEffects, Neighbour
 from shift.cards import Card, Showing, card_json
+from shift.judgements import Frozen, is_frozen
 from shift.queue import Group, Item
-from shift.run_folder import write_card, write_outcome, write_queue, write_task
+from shift.run_folder import judgements_path, write_card, write_outcome, write_queue, write_task
 from tests.shift.judging_for_tests import candidate
 
 PROPERTY, BESIDE, SEALED, ROLES = "xproperty c3", "xneighbour f5", "xsealed", ("candidate", "repeat", "control")
@@ -40,9 +42,20 @@ OUTCOME = {
         {**ROW, "name": f"{SEALED} before", "worst_group": 0.275, "intended_accuracy": 0.6, "spurious_accuracy": 0.9},
         {**ROW, "name": f"{SEALED} after", "worst_group": 0.725, "intended_accuracy": 0.8, "spurious_accuracy": 0.6},
     ],
-    "judge": {"precision": 0.625, "recall": 0.875, "reference": "the concept oracle"},
-    "leave_one_out": [{"name": "all but resid_0/7", "worst_group": 0.4}],
-    "side_effects": {"cross-entropy, nats per token": [2.2206425, 2.8669233], "legal-move rate": [0.98838, 0.76343]},
+    "judge": {"precision": 0.125, "recall": 0.25, "reference": "concept oracle"},
+    "judges": {
+        "abe": {"precision": 0.125, "recall": 0.25, "reference": "concept oracle"},
+        "ann": {"precision": 0.625, "recall": 0.875, "reference": "concept oracle"},
+    },
+    "leave_one_out": [
+        {"name": "only sites before it", "worst_group": 0.6},
+        {"name": "all but resid_0/7", "worst_group": 0.4},
+    ],
+    "side_effects": {
+        "cross-entropy, nats per token": [2.2206425, 2.8669233],
+        "legal-move rate": [0.98838, 0.76343],
+        "games": 200,
+    },
 }
 
 
@@ -74,16 +87,26 @@ def make_run(folder: Path, *, blind: bool = False, name: str = "a task") -> Path
     return folder
 
 
+def scored(run: Path) -> dict[str, Any]:
+    """The outcome of the run's judgements; of none, where they are not frozen."""
+    path = judgements_path(run)
+    return {**OUTCOME, "frozen": Frozen.read(path).sha256 if is_frozen(path) else None}
+
+
 def scorer(run: Path) -> Callable[[], None]:
     """Writes the outcome, as `kibitz shift score` would."""
-    return lambda: write_outcome(run, OUTCOME)
+    return lambda: write_outcome(run, scored(run))
+
+
+def serving(judging: Judging) -> AbstractContextManager[Keys]:
+    return serving_app(lambda keys: judge_app(judging, keys))
 
 
 @contextmanager
-def serving(judging: Judging) -> Iterator[Keys]:
+def serving_app(make: Callable[[Keys], FastAPI]) -> Iterator[Keys]:
     with listen(0) as socket:
         keys = Keys(socket.getsockname()[1])
-        server = uvicorn.Server(uvicorn.Config(judge_app(judging, keys), log_level="warning"))
+        server = uvicorn.Server(uvicorn.Config(make(keys), log_level="warning"))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [socket]}, daemon=True)
         thread.start()
         while not server.started:

@@ -1,5 +1,6 @@
 """Features of any dictionary: the list against slow counts, cards on request, and the pages of a run."""
 
+import copy
 import json
 
 import pytest
@@ -11,16 +12,19 @@ from circuits.circuit_files import save_circuit
 from kibitz.app import AppConfig, open_catalogue
 from kibitz.pages.app_server import catalogue_app, pages_below
 from kibitz.pages.catalogue import Catalogue
+from kibitz.pages.circuit_effects import circuit_effects
 from kibitz.pages.guard import Keys
 from kibitz.pages.serving import UnknownError
 from kibitz.runs import RunError
 from saes.architectures import ReLUConfig, ReLUDictionary
 from saes.checkpoint import save_dictionary
-from saes.families import find_site
+from saes.digests import weights_digest
+from saes.families import find_site, site_names, site_width
 from saes.files import FileError
 from saes.harvest import harvest_features
 from saes.models import save_model
 from shift.board_cards import OthelloBoards
+from shift.card_facts import direct_logits
 from tests.saes.corpora_for_tests import texts, word_tokenizer
 from tests.saes.models_for_tests import tiny
 from tests.shift.flag_model_for_tests import flag_model
@@ -41,7 +45,7 @@ def othello():
 @pytest.fixture(scope="module")
 def catalogue(othello):
     model, dictionary, positions, _ = othello
-    return Catalogue(model, {"mine": dictionary}, OthelloBoards(positions), positions, {("resid_0", 1): -0.25})
+    return Catalogue(model, {"mine": dictionary}, OthelloBoards(positions), positions, {("mine", 1): -0.25})
 
 
 def test_the_list(othello, catalogue):
@@ -111,12 +115,68 @@ def test_a_run_with_dictionaries_and_a_circuit(othello, tmp_path):
     save_dictionary(dictionary, run / "dictionaries" / "resid_0" / "one")
     (run / "config.yaml").write_text(f"model: {tmp_path / 'model'}\n")
     nodes = {Node("resid_0", 1): 0.5, Node("resid_0", None): 3.0}
-    save_circuit(Circuit((dictionary.site,), nodes, {}, {}), run / "circuit")
+    said = {"dictionaries": {"resid_0": weights_digest(dictionary)}, "model": {"dtype": "torch.float32"}}
+    save_circuit(Circuit((dictionary.site,), nodes, {}, said), run / "circuit")
     found = open_catalogue(AppConfig(run, count=5))
     (overview,) = found.overview()
-    assert overview["site"] == "resid_0" and found.features("0")[1]["effect"] == 0.5
+    assert overview["site"] == "resid_0" and found.features("0")[1]["effect"] == 0.5 and found.notes == ()
     given = AppConfig(run, dictionaries=(str(run / "dictionaries"),), model=str(tmp_path / "model"), count=5)
     assert open_catalogue(given).features("0")[1]["effect"] == 0.5
+    with TestClient(catalogue_app(found, {}, keys := Keys(8000)), base_url="http://127.0.0.1:8000") as client:
+        client.get(f"/?token={keys.token}")
+        assert client.get("/api/overview").json()["notes"] == []
+
+
+def circuit_of(dictionary, nodes, **said) -> Circuit:
+    return Circuit((dictionary.site,), {Node("resid_0", f): e for f, e in nodes.items()}, {}, said)
+
+
+def test_effects_go_by_the_weights_of_a_dictionary(othello, tmp_path):
+    """Feature 1 of another dictionary at the same site has nothing to do with feature 1 of the circuit's."""
+    _, mine, *_ = othello
+    other = ReLUDictionary(ReLUConfig(8, 8), [mine.site]).requires_grad_(False)
+    digests = {"resid_0": weights_digest(mine)}
+    save_circuit(circuit_of(mine, {1: 0.5, 2: -0.25}, dictionaries=digests), tmp_path / "a")
+    save_circuit(circuit_of(mine, {1: -0.75}, dictionaries=digests), tmp_path / "b" / "c")
+    assert circuit_effects(tmp_path, {"mine": mine}) == ({("mine", 1): -0.75, ("mine", 2): -0.25}, ())
+    assert circuit_effects(tmp_path, {"mine": mine, "other": other})[0].keys() == {("mine", 1), ("mine", 2)}
+    effects, notes = circuit_effects(tmp_path, {"other": other})
+    assert effects == {} and [note.split(":")[0] for note in notes] == ["a", "b/c"]
+    assert all("other dictionaries at resid_0" in note for note in notes)
+
+
+def test_effects_of_a_circuit_that_names_no_dictionaries_are_not_shown(othello, tmp_path):
+    _, mine, *_ = othello
+    save_circuit(circuit_of(mine, {1: 0.5}), tmp_path / "old")
+    effects, (note,) = circuit_effects(tmp_path, {"mine": mine})
+    assert effects == {} and note.startswith("old: does not say which dictionaries")
+
+
+def test_effects_of_a_circuit_in_another_precision(tmp_path):
+    """The app reads dictionaries in float32, whatever the circuit was found in."""
+    site = find_site(tiny("llama"), "resid_0")
+    mine = ReLUDictionary(ReLUConfig(8, 8), [site]).requires_grad_(False)
+    rounded = copy.deepcopy(mine).to(torch.bfloat16)
+    said = {"dictionaries": {"resid_0": weights_digest(rounded)}, "model": {"dtype": "torch.bfloat16"}}
+    save_circuit(circuit_of(mine, {3: 0.5}, **said), tmp_path / "a")
+    assert circuit_effects(tmp_path, {"mine": mine}) == ({("mine", 3): 0.5}, ())
+    assert mine.W_dec.dtype == torch.float32
+
+
+def test_only_what_writes_the_stream_has_direct_logits():
+    """The heads before their output projection and the input of the MLP are as wide as the stream, and not in it."""
+    model = tiny("llama")
+    width = model.config.hidden_size
+    writes = {}
+    for name in site_names(model):
+        site = find_site(model, name)
+        if site_width(model, site) == width:
+            dictionary = ReLUDictionary(ReLUConfig(width, 4), [site]).requires_grad_(False)
+            writes[name] = direct_logits(model, dictionary, [0]) is not None
+    assert {name for name, has in writes.items() if not has} == {
+        f"{kind}_{i}" for kind in ("attn_heads", "mlp_in") for i in range(model.config.num_hidden_layers)
+    }
+    assert {"embed", "attn_0", "mlp_0", "resid_0", "resid_mid_0"} <= {name for name, has in writes.items() if has}
 
 
 def test_text(tmp_path):

@@ -4,14 +4,18 @@ import json
 import re
 import shutil
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
+from kibitz.pages.app_server import catalogue_app
+from kibitz.pages.catalogue import Catalogue
 from kibitz.pages.judging import Judging
+from kibitz.pages.serving import redirect_file
 from shift.judge import Opinion
 from shift.judgements import Frozen, JudgementLog
 from shift.run_folder import judgements_path, read_outcome
-from tests.pages.run_for_tests import BESIDE, ITEMS, PROPERTY, ROLES, SEALED, make_run, scorer, serving
+from tests.pages.run_for_tests import BESIDE, ITEMS, PROPERTY, ROLES, SEALED, make_run, scorer, serving, serving_app
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 pytestmark = pytest.mark.skipif(
@@ -118,6 +122,127 @@ def test_a_session(page, tmp_path):
     assert "62.5 %" in shown and "87.5 %" in shown  # precision and recall
     assert "2.221 → 2.867" in shown and "0.9884 → 0.7634" in shown  # side effects
     assert frozen.sha256[:12] in shown
+    assert "You as a judge" in shown and "against the concept oracle" in shown
+    assert "What each part does" in shown and "only this, or all but this" in shown
+
+
+def test_the_file_that_a_browser_is_opened_with(page, tmp_path):
+    """It leads to the page, though a file is another site: the token is in its address."""
+    run = make_run(tmp_path)
+    with serving(Judging(run, "ann")) as keys, redirect_file(keys.address) as path:
+        page.goto(path.as_uri())
+        on_card(page, 1)
+        assert page.url == f"http://127.0.0.1:{keys.port}/"
+
+
+def test_a_key_that_is_held_down(page, tmp_path):
+    """One undo, however long; and moving on goes on."""
+    run = make_run(tmp_path)
+    with serving(Judging(run, "ann")) as keys:
+        page.goto(keys.address)
+        for number in (1, 2, 3):
+            on_card(page, number)
+            page.keyboard.press("k")
+        on_card(page, 4)
+        page.keyboard.down("z")
+        on_card(page, 3)
+        page.wait_for_function("() => document.querySelectorAll('.progress .keep').length === 2")
+        for _ in range(3):
+            page.keyboard.down("z")  # the browser's repeats
+            page.wait_for_timeout(150)
+        page.keyboard.up("z")
+        assert judged(page)[:3] == ["keep", "keep", "open"]
+        page.keyboard.down("j")
+        on_card(page, 4)
+        page.keyboard.down("j")
+        on_card(page, 5)
+        page.keyboard.up("j")
+    assert len(JudgementLog(judgements_path(run), "a task").standing()) == 3  # card 1 is of two features
+
+
+def test_drafts(page, tmp_path):
+    """A confidence that was taken away stays away, and an undo gives back what was written with the verdict."""
+    run = make_run(tmp_path)
+    pressed = "() => [...document.querySelectorAll('.confidence [aria-pressed=true]')].map(b => b.textContent)"
+    with serving(Judging(run, "ann")) as keys:
+        page.goto(keys.address)
+        on_card(page, 1)
+        page.keyboard.press("4")
+        page.keyboard.press("r")
+        page.keyboard.type("because")
+        page.keyboard.press("Escape")
+        page.wait_for_timeout(600)
+        page.keyboard.press("k")
+        on_card(page, 2)
+        spent = JudgementLog(judgements_path(run), "a task").standing()[0].seconds or 0.0
+        assert spent >= 0.5
+        page.keyboard.press("ArrowLeft")
+        on_card(page, 1)
+        assert page.evaluate(pressed) == ["4"]
+        page.keyboard.press("0")
+        page.keyboard.press("j")
+        on_card(page, 2)
+        page.keyboard.press("ArrowLeft")
+        on_card(page, 1)
+        assert page.evaluate(pressed) == []
+        page.keyboard.press("j")
+        on_card(page, 2)
+        page.keyboard.press("u")
+        on_card(page, 3)
+        page.keyboard.press("z")
+        on_card(page, 2)
+        page.keyboard.press("z")
+        on_card(page, 1)
+        assert page.input_value("#reason") == "because" and page.evaluate(pressed) == []
+        page.keyboard.press("3")
+        page.keyboard.press("t")
+        on_card(page, 2)
+        page.keyboard.press("z")
+        on_card(page, 1)
+        assert page.input_value("#reason") == "because" and page.evaluate(pressed) == ["3"]
+        page.keyboard.press("m")
+        on_card(page, 2)
+    said = JudgementLog(judgements_path(run), "a task").standing()[0]
+    assert (said.verdict, said.reason, said.confidence) == ("mixed", "because", 0.6)
+    assert (said.seconds or 0.0) > spent
+
+
+def test_the_numbers_of_another_judge_are_named(page, tmp_path):
+    """Ben judged, and the reference knows two others only."""
+    run = make_run(tmp_path)
+    with serving(Judging(run, "ben", score=scorer(run))) as keys:
+        Judging(run, "ben").freeze(6)
+        scorer(run)()
+        page.goto(keys.address)
+        page.wait_for_selector("#judge")
+        said = page.inner_text("#judge")
+    assert "abe as a judge" in said and "12.5 %" in said and "62.5 %" not in said
+    assert "You as a judge" not in page.inner_text("main")
+
+
+class Listing(Catalogue):
+    """Four features, of which nothing is known but how often they fire."""
+
+    def __init__(self) -> None:
+        self.notes = ("a circuit: was found with other dictionaries",)
+
+    def overview(self) -> list[dict[str, Any]]:
+        return [{"key": "0", "name": "one", "site": "mlp_in_0", "features": 4}]
+
+    def features(self, key: str) -> list[dict[str, Any]]:
+        known = {"property": None, "f1": None, "effect": None, "tokens": []}
+        return [{"feature": i, "density": density, **known} for i, density in enumerate((0.5, 0.0, 1e-7, 0.0))]
+
+
+def test_only_what_never_fires_is_said_to(page):
+    with serving_app(lambda keys: catalogue_app(Listing(), {}, keys)) as keys:
+        page.goto(keys.address)
+        page.wait_for_selector(".feature")
+        said = page.eval_on_selector_all(
+            ".feature", "all => all.map(a => a.children[0].textContent + ' ' + a.children[1].textContent)"
+        )
+        assert sorted(said) == ["0 –", "1 never fires", "2 –", "3 never fires"]
+        assert "was found with other dictionaries" in page.inner_text(".list")
 
 
 def test_blind(page, tmp_path):

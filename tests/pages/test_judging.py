@@ -8,10 +8,12 @@ import pytest
 
 from kibitz.pages.judging import Judging
 from kibitz.pages.serving import PageError, SealedError, UnknownError
+from kibitz.shift_problem import ShiftError
+from kibitz.shift_report import ReportConfig, run_report
 from shift.judge import Opinion, verdicts_on
 from shift.judgements import Frozen, JudgementError, JudgementLog
-from shift.run_folder import RunFolderError, judgements_path, write_card, write_task
-from tests.pages.run_for_tests import BESIDE, ITEMS, OUTCOME, PROPERTY, make_run, scorer
+from shift.run_folder import RunFolderError, judgements_path, write_card, write_outcome, write_task
+from tests.pages.run_for_tests import BESIDE, ITEMS, OUTCOME, PROPERTY, make_run, scored, scorer
 
 KEEP, TRIM = Opinion("keep", "because", 0.8), Opinion("trim", "")
 
@@ -58,9 +60,10 @@ def test_a_repeat_is_judged_for_itself(run):
 def test_undo_takes_back_the_whole_group(run):
     judging = Judging(run, "ann")
     judging.judge("2", KEEP, 1.0, None)
-    judging.judge("1", TRIM, 1.0, None)
-    assert judging.undo() == "1" and verdicts(judging)[:2] == [None, "keep"]
-    assert judging.undo() == "2"
+    judging.judge("1", TRIM, 1.5, None)
+    assert judging.undo() == {"item": "1", "reason": "", "confidence": None, "seconds": 1.5}
+    assert verdicts(judging)[:2] == [None, "keep"]
+    assert judging.undo() == {"item": "2", "reason": "because", "confidence": 0.8, "seconds": 1.0}
     with pytest.raises(JudgementError, match="no verdict to take back"):
         judging.undo()
 
@@ -99,8 +102,9 @@ def test_the_outcome(run):
     for item, opinion in zip(ITEMS, (KEEP, TRIM, TRIM, KEEP, TRIM, KEEP), strict=True):
         judging.judge(item.name, opinion, 1.0, None)
     judging.freeze(0)
+    scorer(run)()
     found = judging.outcome()
-    assert found["outcome"] == OUTCOME
+    assert found["outcome"] == scored(run)
     assert found["verdicts"] == {"keep": 3, "trim": 2}  # features of candidates: the group counts twice
     assert found["reliability"] == {"consistency": 0.0, "repeats": 1, "control_trim_rate": 1.0, "controls": 1}
     assert found["sha256"] == Frozen.read(judgements_path(run)).sha256
@@ -130,7 +134,23 @@ def test_scoring(run):
     assert "outcome.json: no such file" in settled(forgetful)["error"]
     judging = Judging(run, "ann", score=scorer(run))
     judging.start_scoring()
-    assert settled(judging)["state"] == "done" and judging.outcome()["outcome"] == OUTCOME
+    assert settled(judging)["state"] == "done" and judging.outcome()["outcome"] == scored(run)
+
+
+@pytest.mark.parametrize("frozen", [{}, {"frozen": None}, {"frozen": "0" * 64}])
+def test_an_outcome_of_other_judgements_is_none(run, frozen):
+    """Such as that of a run whose judgements were taken away and made again."""
+    judging = Judging(run, "ann", score=lambda: None)
+    judging.freeze(6)
+    write_outcome(run, {**OUTCOME, **frozen})
+    assert judging.outcome()["outcome"] is None
+    judging.start_scoring()
+    assert "not of the judgements that were frozen" in settled(judging)["error"]
+    with pytest.raises(ShiftError, match=r"not of these judgements; run kibitz shift score .* again"):
+        run_report(ReportConfig(run))
+    assert not (run / "report.html").exists()
+    scorer(run)()
+    assert "0.72" in run_report(ReportConfig(run)) and judging.outcome()["outcome"] == scored(run)
 
 
 def test_cards_hold_what_may_be_seen_and_no_more(run):

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from kibitz.pages.judging import Judging
-from tests.pages.run_for_tests import OUTCOME, PROPERTY, ROLES, SEALED, make_run, raw, scorer, serving
+from tests.pages.run_for_tests import PROPERTY, ROLES, SEALED, make_run, raw, scored, scorer, serving
 
 VERDICT = json.dumps({"item": "2", "verdict": "keep", "seconds": 1.0, "before": None})
 OTHER = "the other task"
@@ -113,7 +113,7 @@ def test_after_the_freeze(tmp_path):
         assert raw(keys, "/api/freeze", "POST", '{"unjudged": 6}')[0] == 200
         assert json.loads(raw(keys, "/api/outcome")[1])["outcome"] is None
         scorer(run)()
-        assert json.loads(raw(keys, "/api/outcome")[1])["outcome"] == OUTCOME
+        assert json.loads(raw(keys, "/api/outcome")[1])["outcome"] == scored(run)
         status, text = raw(keys, "/api/verdict", "POST", VERDICT)
         assert status == 409 and "frozen" in text
 

@@ -81,6 +81,7 @@ function drawMain(key) {
     Object.entries(ORDERS).map(([name, [title]]) => el("option", { value: name, selected: name === order }, title)));
   get("main").replaceChildren(
     el("div", { class: "list", "data-key": key },
+      overview.notes.map((note) => el("p", { class: "note" }, note)),
       el("div", { class: "tools" }, search, sort),
       el("p", { class: "soft", id: "found" }),
       el("div", { class: "rows", id: "rows" })),
@@ -103,13 +104,19 @@ function drawRows() {
     ...found.slice(0, limit).map((f) => el(
       "a", { class: "feature", href: `#${key}/${f.feature}`, "aria-current": f.feature === feature ? "true" : null },
       el("b", {}, String(f.feature)),
-      el("span", { title: f.tokens.join(" ") }, f.property ?? (f.tokens.length ? `→ ${f.tokens.map((t) => t.trim() || "␣").join(" ")}` : "never fires")),
+      el("span", { title: f.tokens.join(" ") }, titled(f)),
       el("span", {}, said(f)),
     )),
     ...(found.length > limit
       ? [el("button", { type: "button", onclick: () => { limit += PAGE; drawRows(); } }, "More")]
       : []),
   );
+}
+
+function titled(f) {
+  if (f.property !== null) return f.property;
+  if (f.tokens.length) return `→ ${f.tokens.map((t) => t.trim() || "␣").join(" ")}`;
+  return f.density === 0 ? "never fires" : "–";
 }
 
 function said(f) {

@@ -18,6 +18,7 @@ const KEYS = [
   ["R", "write a reason; Escape leaves the field"], ["Z", "undo your last verdict"],
   ["J or →", "skip"], ["←", "go back"], ["F", "freeze"], ["?", "this help"],
 ];
+const MOVES = ["j", "arrowright", "arrowleft"];
 const get = (id) => document.getElementById(id);
 const cards = new Map();
 let state = null;
@@ -82,20 +83,25 @@ function fetched(name) {
 
 // Time and drafts of a card outlive a reload, but not the tab.
 function begin(item) {
-  let kept = {};
-  try {
-    kept = JSON.parse(sessionStorage.getItem(draftKey(item.name)) ?? "{}");
-  } catch { /* a draft that cannot be read is none */ }
+  const kept = draft(item.name);
   Object.assign(work, {
     item: item.name,
     seconds: kept.seconds ?? 0,
     reason: kept.reason ?? item.reason ?? "",
-    confidence: kept.confidence ?? item.confidence,
+    confidence: "confidence" in kept ? kept.confidence : item.confidence, // null: it was taken away
   });
 }
 
 function draftKey(name) {
   return `${state.task.name}\n${state.rater}\n${name}`;
+}
+
+function draft(name) {
+  try {
+    return JSON.parse(sessionStorage.getItem(draftKey(name)) ?? "{}");
+  } catch {
+    return {}; // one that cannot be read is none
+  }
 }
 
 function keepDraft() {
@@ -240,7 +246,11 @@ function judge(verdict) {
 
 function undo() {
   return changing("/api/undo", {}, async (answer) => {
-    const index = state.items.findIndex((item) => item.name === answer.undone);
+    const { item: name, ...said } = answer.undone;
+    const since = draft(name);
+    const seconds = (said.seconds ?? 0) + (since.seconds ?? 0);
+    sessionStorage.setItem(draftKey(name), JSON.stringify({ ...said, ...since, seconds }));
+    const index = state.items.findIndex((item) => item.name === name);
     await show(index < 0 ? at : index);
     say(`Your verdict on card ${index + 1} is taken back.`);
   });
@@ -349,7 +359,7 @@ function onKey(event) {
     z: undo, j: skip, arrowright: skip, arrowleft: () => show(at - 1), f: askFreeze, "?": showHelp,
     r: () => get("reason").focus(),
   };
-  if (event.repeat && key in VERDICTS) return; // a key that is held down judges one card
+  if (event.repeat && !MOVES.includes(key)) return; // a key that is held down judges, or undoes, one card
   if (key in VERDICTS) judge(VERDICTS[key][0]);
   else if (/^[0-5]$/.test(key)) setConfidence(Number(key));
   else if (key in actions) actions[key]();

@@ -1,4 +1,4 @@
-// How it came out: accuracies with intervals, the four cells, the judge, and what single judgements were worth.
+// How it came out: accuracies with intervals, the four cells, the judge, and what each part of the ablation does.
 
 import { el, number, percent, signed, svg } from "./dom.mjs";
 
@@ -7,7 +7,7 @@ export function outcomeView({ outcome, reliability, verdicts, sha256 }, state, {
     "article", { class: "outcome" },
     el("h1", {}, "Outcome"),
     el("p", { class: "soft" }, `The judgements are frozen (SHA-256 ${sha256.slice(0, 12)}…). You said `, said(verdicts), "."),
-    outcome ? results(outcome) : waiting(state.scoring, score, again),
+    outcome ? results(outcome, state.rater) : waiting(state.scoring, score, again),
     rater(reliability),
   );
 }
@@ -31,8 +31,8 @@ function waiting({ possible, state, error }, score, again) {
   );
 }
 
-function results(outcome) {
-  return [tiles(outcome), table(outcome.rows), judge(outcome.judge), oneOut(outcome), sideEffects(outcome.side_effects)];
+function results(outcome, rater) {
+  return [tiles(outcome), table(outcome.rows), judge(outcome, rater), oneOut(outcome), sideEffects(outcome.side_effects)];
 }
 
 function tiles(outcome) {
@@ -85,11 +85,15 @@ function cells(values) {
   })));
 }
 
-function judge(found) {
+// The numbers of the rater whose page it is; else those of another, by name.
+function judge({ judge: first, judges = {} }, rater) {
+  const whose = Object.hasOwn(judges, rater) ? rater : Object.keys(judges)[0];
+  const found = whose === undefined ? first : judges[whose];
   if (!found) return null;
-  const against = found.reference ? `against ${found.reference}` : "against the reference";
+  const against = `against the ${found.reference ?? "reference"}`;
+  const title = whose === undefined ? "The judge" : whose === rater ? "You as a judge" : `${whose} as a judge`;
   return el(
-    "section", {}, el("h2", {}, "The judge", el("small", {}, against)),
+    "section", { id: "judge" }, el("h2", {}, title, el("small", {}, against)),
     el("dl", { class: "pairs" },
       el("dt", {}, "precision"), el("dd", {}, percent(found.precision), el("small", {}, "of what was trimmed, the reference trims, too")),
       el("dt", {}, "recall"), el("dd", {}, percent(found.recall), el("small", {}, "of what the reference trims was trimmed")),
@@ -103,7 +107,7 @@ function oneOut({ leave_one_out: left, rows }) {
   const sorted = full === undefined ? left : [...left].sort((a, b) => a.worst_group - b.worst_group);
   return el(
     "section", {},
-    el("h2", {}, "One judgement less", el("small", {}, "worst group if all but this one had been trimmed")),
+    el("h2", {}, "What each part does", el("small", {}, "worst group if only this, or all but this, is ablated")),
     el("table", { class: "oneout" }, el("tbody", {}, sorted.map((one) => el(
       "tr", {}, el("th", { scope: "row" }, one.name), el("td", { class: "wide" }, bar(one)),
       el("td", { class: "n" }, percent(one.worst_group)),
@@ -116,10 +120,15 @@ function sideEffects(found) {
   if (!found || !Object.keys(found).length) return null;
   return el(
     "section", {}, el("h2", {}, "Side effects on the language model"),
-    el("dl", { class: "pairs" }, Object.entries(found).map(([name, [before, after]]) => [
-      el("dt", {}, name), el("dd", {}, `${number(before, 4)} → ${number(after, 4)}`),
+    el("dl", { class: "pairs" }, Object.entries(found).map(([name, value]) => [
+      el("dt", {}, name), el("dd", {}, Array.isArray(value) ? value.map(plain).join(" → ") : plain(value)),
     ])),
   );
+}
+
+function plain(value) {
+  if (value === null || typeof value === "number") return number(value, 4);
+  return typeof value === "string" ? value : JSON.stringify(value);
 }
 
 function rater({ consistency, repeats, control_trim_rate: rate, controls }) {
