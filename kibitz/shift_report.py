@@ -81,6 +81,17 @@ def page(
     if outcome.get("leave_one_out"):
         rows = [[r["name"], f"{r['worst_group']:.2f}"] for r in outcome["leave_one_out"]]
         parts += ["<h2>What each part does</h2>", _table(["ablated", "worst group"], rows)]
+    if scores := outcome.get("scr_tpp"):
+        rows = [
+            ["SCR", *map(_number, scores["scr"] or [None] * len(scores["tpp"]))],
+            ["TPP", *map(_number, scores["tpp"])],
+        ]
+        parts += [
+            "<h2>SCR and TPP of the dictionary that is read</h2>",
+            _table(["features ablated", *map(str, scores["thresholds"])], rows),
+            "<p class='meta'>As published (Karvonen et al. 2024), to be compared with; the ranking uses the labels that "
+            "tell A from B, and docs/shift.md says what else is wanting.</p>",
+        ]
     if outcome.get("side_effects"):
         found = {name: v if isinstance(v, list) else [v] for name, v in outcome["side_effects"].items()}
         rows = [[name, *map(_number, values)] for name, values in found.items()]

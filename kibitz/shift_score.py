@@ -99,7 +99,8 @@ def run_score(config: ScoreConfig) -> str:
     written = {"frozen": frozen.sha256, "settings": settings(config)}
     written |= rows_json(found, contest, frozen) | judged_json(frozen, arbiter, policy)
     if not config.quick and contest.task.site in contest.dictionaries:
-        written["scr_tpp"] = asdict(scr_tpp(contest))
+        scores = scr_tpp(contest)
+        written["scr_tpp"] = {**asdict(scores), "scr": scores.scr}
     if config.leave_one_out:
         written["leave_one_out"] = left_out_json(contest, frozen, config.leave_one_out)
     if problem.source.kind != "classifier":  # its next-token layer means nothing
