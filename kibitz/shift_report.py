@@ -89,8 +89,8 @@ def page(
         parts += [
             "<h2>SCR and TPP of the dictionary that is read</h2>",
             _table(["features ablated", *map(str, scores["thresholds"])], rows),
-            "<p class='meta'>As published (Karvonen et al. 2024), to be compared with; the ranking uses the labels that "
-            "tell A from B, and docs/shift.md says what else is wanting.</p>",
+            "<p class='meta'>As published (Karvonen et al. 2024), to be compared with; the ranking uses the labels "
+            "that tell A from B, and docs/shift.md says what else is wanting.</p>",
         ]
     if outcome.get("side_effects"):
         found = {name: v if isinstance(v, list) else [v] for name, v in outcome["side_effects"].items()}
