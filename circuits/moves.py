@@ -47,8 +47,14 @@ class Moves:
         length = self.error.shape[1]
         kept = self.row % length >= start
         later = (torch.arange(length, device=self.error.device) >= start).to(self.error)[:, None]
-        entries = (values[kept] for values in (self.row, self.feature, self.change, self.slope))
-        return Moves(*entries, self.error * later, self.shift * later)
+        return Moves(
+            self.row[kept],
+            self.feature[kept],
+            self.change[kept],
+            self.slope[kept],
+            self.error * later,
+            self.shift * later,
+        )
 
     def dot_rows(self, at_rows: Float[Tensor, "rows d"], weights: Float[Tensor, "f d"]) -> Float[Tensor, " entries"]:
         """at_rows[row] . weights[feature] of every entry."""
