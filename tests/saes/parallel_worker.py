@@ -16,7 +16,7 @@ from saes.ranks import ALONE, Ranks, join
 from saes.trainer import Trainer
 from tests.saes.stacks_for_tests import CASES, ROWS, Case
 
-STEPS = {2: 50, 4: 30}  # of so many processes; all schedules end within 50, and a step of four takes four times as long
+STEPS = {2: 50, 4: 15}  # of so many processes; all schedules end within 50, and a step of four takes four times as long
 MEMBERS = (0, 1)
 DIVISIONS = {2: [(1, 2), (2, 1)], 4: [(1, 2), (2, 4), (4, 1)]}  # feature ranks before and after the change
 
