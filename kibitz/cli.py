@@ -47,6 +47,7 @@ COMMANDS: dict[str, tuple[type, Callable[[Any], str]]] = {
 }
 RUN = dict(COMMANDS.values())
 _BOX = re.compile(r"[\u2500-\u257f]+|-{3,}|\+-+")
+_OURS = re.compile(r"^Value error Error parsing \S+: (.*) For full helptext, see .*$")  # what our own checks said
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -84,7 +85,8 @@ def parse(arguments: list[str]) -> Any:
         if not leaving.code:
             print(shown.getvalue(), end="")
             raise
-    _fail(_BOX.sub(" ", complaint.getvalue() or shown.getvalue()), 2)
+    said = " ".join(_BOX.sub(" ", complaint.getvalue() or shown.getvalue()).split())
+    _fail(_OURS.sub(r"\1", said), 2)
 
 
 def _fail(sentence: str, status: int) -> NoReturn:
