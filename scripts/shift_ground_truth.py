@@ -1,6 +1,6 @@
 """SHIFT against what is known: board tasks x sets of dictionaries x judges, and a rule planted in the model itself.
 
-    python scripts/shift_ground_truth.py                  # --scale small: some hours of two cores, not timed whole
+    python scripts/shift_ground_truth.py                  # --scale small: 2.5 hours of CPU time; two cores, half of it
     python scripts/shift_ground_truth.py --scale paper    # 100 tasks, three seeds; for a GPU
 
 Writes docs/results/shift.md and its figures. Every measurement is a file of its own below the run's folder, and is not
