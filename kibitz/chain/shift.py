@@ -41,9 +41,11 @@ class Repaired:
         return {
             "worst_group_before": o["original"].worst_group,
             "worst_group_after": o["shift"].worst_group,
+            "worst_group_mean": o["shift_mean"].worst_group,
             "worst_group_retrained": o["shift_retrained"].worst_group,
             "random": o["random"].worst_group,
             "skyline": o["feature_skyline"].worst_group,
+            "oracle": o["oracle"].worst_group,
             "candidates": len(self.prepared.candidates),
             "trimmed": o.count,
         }
