@@ -91,6 +91,7 @@ def third_party_imports(paths: list[Path]) -> set[str]:
         "circuit_truth",
         "golden",
         "replicate_boardgames",
+        "shift_text",
         "shift_truth",
         *(path.stem for path in paths),
         *sys.stdlib_module_names,

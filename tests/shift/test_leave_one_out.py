@@ -7,6 +7,7 @@ import torch
 
 from saes.sites import SiteError, capture, intervene
 from shift.at_readout import read_features
+from shift.candidates import Candidate
 from shift.judgements import JudgementLog
 from shift.leave_one_out import (
     judged_parts,
@@ -30,6 +31,7 @@ def judged(request, tmp_path_factory):
     site = Planted(folder).task.site
     planted = Planted(folder, Reading(site, pooled=True, start=1), length=3)
     prepared = planted.contest().prepared
+    prepared = replace(prepared, candidates=[*prepared.candidates, Candidate(site, 7, -0.1)])
     log = JudgementLog(folder / "by_hand.jsonl", "planted")
     far = SPURIOUS + WIDTH  # the feature that fires where the property is absent
     for where, feature, effect, item in (
