@@ -40,6 +40,7 @@ from shift.scoring import Outcome, open_contest, run_methods
 from shift.specs import BoardTaskSpec
 from shift.task import ShiftTask
 from shift.tasks.board import board_task
+from shift.tasks.concepts import board_concepts
 from shift.tasks.questions import parts
 
 
@@ -149,6 +150,7 @@ class Case:
             frozen,
             raters=raters,
             labelled=labelled_board(self.spec, settings.labelled) if labelled else None,
+            concepts=board_concepts(self.world.model, self.spec)[1] if labelled else None,
             examples=settings.examples,
             steps=settings.steps,
             seed=settings.seed,
