@@ -111,7 +111,7 @@ def test_cells_that_hardly_occur_are_refused(monkeypatch):
 @pytest.fixture(scope="module")
 def chess_games(tmp_path_factory):
     path = tmp_path_factory.mktemp("chess") / "games.csv"
-    games = (game for game, _ in zip(play.random_games(7, plies=24), range(640), strict=False))
+    games = (game for game, _ in zip(play.random_games(7, plies=24), range(1200), strict=False))
     write_chess(path, games)
     return path
 
@@ -121,7 +121,7 @@ def test_chess_sets_against_python_chess(token, chess_games, tmp_path):
     parts = ("language_model", "dictionary", "selection", "scoring")
     spec = BoardTaskSpec(
         "my pawn e2", "castling rights", game="chess", plies=(8, 24), token=token, games=str(chess_games), parts=parts,
-        train=6, test=2, cell=1,
+        train=6, test=2, cell=2,
     )  # fmt: skip
     task = board_task(spec, SITE)
     boards = []
@@ -140,7 +140,7 @@ def test_chess_sets_against_python_chess(token, chess_games, tmp_path):
             )
             assert answers == tuple(map(bool, expected))
             boards.append((board.board_fen(), board.turn, board.clean_castling_rights()))
-    assert len(set(boards)) == len(boards) == 6 + 2 + 8
+    assert len(set(boards)) == len(boards) == 6 + 2 + 16
 
 
 def test_too_few_chess_games_are_said(chess_games):
